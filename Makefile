@@ -1,0 +1,32 @@
+# make demo   sets up .venv, trains on real video, draws what the model reconstructs
+# make test   sets up .venv with the originals beside it, checks style, runs all tests
+PYTHON ?= python3
+PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check
+WORKDIR ?= runs/demo
+
+.PHONY: demo test lint clean
+
+demo: .venv/run.done
+	.venv/bin/python train.py --config=configs/demo.py --workdir=$(WORKDIR)
+
+test: .venv/dev.done lint
+	.venv/bin/python -m pytest -n 2 --dist loadfile
+
+lint: .venv/dev.done
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+
+.venv/run.done: requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed; name one with: make PYTHON=python3.12 ..."; exit 1; }
+	test -x .venv/bin/python || $(PYTHON) -m venv .venv
+	$(PIP) -r requirements.txt
+	$(PIP) --no-deps --editable .
+	touch $@
+
+.venv/dev.done: requirements-dev.txt .venv/run.done
+	$(PIP) -r requirements-dev.txt
+	touch $@
+
+clean:
+	rm -rf .venv runs build *.egg-info

@@ -1,0 +1,87 @@
+"""Every option of a run, once: its default, unit and meaning.
+
+The values are those common to the published pre-training runs of VideoMAE. A recipe calls
+`get_config()` and assigns what differs; `--config.section.name=value` overrides either.
+"""
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+
+def get_config() -> ConfigDict:
+    config = ConfigDict()
+    config.seed = 0  # of weights, masks, data order and augmentation
+
+    # The model: a published size, and fields of VideoMAEConfig to set otherwise (None: the size's).
+    config.model = model = ConfigDict()
+    model.size = "B"  # S, B, L, H (VideoMAE) or L-v2, H-v2, g-v2 (VideoMAE V2)
+    model.image_size = (224, 224)  # (height, width) in pixels
+    model.num_frames = 16
+    model.patch_size = placeholder(int)  # pixels
+    model.tubelet_size = placeholder(int)  # frames
+    model.hidden_size = placeholder(int)
+    model.num_hidden_layers = placeholder(int)
+    model.num_attention_heads = placeholder(int)
+    model.intermediate_size = placeholder(int)
+    model.decoder_hidden_size = placeholder(int)
+    model.decoder_num_hidden_layers = placeholder(int)
+    model.decoder_num_attention_heads = placeholder(int)
+    model.decoder_intermediate_size = placeholder(int)
+    # False gives the encoder its final LayerNorm, which every published pre-training model has
+    model.use_mean_pooling = False
+    model.norm_pix_loss = True  # predict each patch normalised by its own mean and spread
+    model.initialization = "videomae"  # or "huggingface"
+    model.hidden_dropout_prob = 0.0
+    model.attention_probs_dropout_prob = 0.0
+    model.drop_path_rate = 0.0  # of the last block; rises linearly from 0
+
+    # How it is computed (vmae_jax.vit.Compute describes the fields).
+    config.compute = compute = ConfigDict()
+    compute.dtype = "bfloat16"  # of activations and matrix products; or "float32"
+    compute.param_dtype = "float32"
+    compute.precision = "highest"  # of fp32 matrix products
+    compute.attention = "xla"  # or "cudnn" on NVIDIA GPUs
+    compute.remat = "none"  # or "attention", "full": less memory for more arithmetic
+
+    # The objective: a name in vmae_jax.objectives.OBJECTIVES, and its options.
+    config.objective = objective = ConfigDict()
+    objective.name = "pretraining"
+    objective.mask = "tube"  # or "random", "frame"
+    objective.mask_ratio = 0.9
+    objective.loss = "mse"  # or "l1", "smooth_l1"
+
+    config.data = data = ConfigDict()
+    data.name = "video_folder"  # a name in vmae_jax.sources.DATASETS
+    data.path = ""  # folder of the data set
+    data.options = ConfigDict({"held_out_ratio": 0.05})  # of that data set, see its function
+    data.batch_size = 2048  # clips of one step, over all devices and hosts
+    data.frame_stride = 4  # the original's sampling_rate
+    data.num_threads = 16  # that decode, on each host
+    data.prefetch_batches = 2  # made ahead on each host
+    data.cache_short_side = placeholder(
+        int
+    )  # keep all videos in memory, shrunk to this many pixels
+
+    # Learning rate: linear warmup from 0, then half a cosine.
+    config.schedule = schedule = ConfigDict()
+    schedule.base_lr = 1.5e-4  # peak, per 256 clips
+    schedule.base_final_lr = 1e-5  # end, per 256 clips
+    schedule.num_epochs = placeholder(float)  # length: give epochs or steps
+    schedule.num_steps = placeholder(int)
+    schedule.warmup_epochs = placeholder(float)  # likewise
+    schedule.warmup_steps = placeholder(int)
+
+    config.optimizer = optimizer = ConfigDict()  # AdamW
+    optimizer.weight_decay = 0.05  # of matrices only
+    optimizer.betas = (0.9, 0.95)
+    optimizer.eps = 1e-8
+    optimizer.clip_norm = placeholder(float)  # largest global gradient norm
+
+    # What happens every so many steps; 0 switches it off.
+    config.run = run = ConfigDict()
+    run.log_every_steps = 50
+    run.eval_every_steps = 1000  # loss on the held-out clips
+    run.save_every_steps = 1000
+    run.keep_checkpoints = 2  # newest ones
+    run.picture_clips = 3  # held-out clips that are drawn at the end; 0 for none
+    return config

@@ -1,0 +1,56 @@
+"""Settings that have to stand before jax and torch are imported, and models to test with."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["HF_HUB_OFFLINE"] = "1"  # read by transformers
+os.environ["OMP_NUM_THREADS"] = "1"  # read by torch
+
+
+@pytest.fixture(scope="module")
+def hasty_compiler():
+    """For files whose tests compile for seconds and then compute for milliseconds."""
+    import jax
+
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture
+def random_model():
+    """(class, config, seed, **compute) -> a model with every parameter random.
+
+    Fresh models will not do: their biases and LayerNorms start at 0 and 1, where a mistake in them
+    is invisible. Nothing is compiled here.
+    """
+    import numpy as np
+    from flax import nnx
+
+    from vmae_jax import layouts
+
+    def draw(rng, path, shape):
+        noise = rng.standard_normal(shape)
+        if path.endswith("scale"):
+            return 1 + 0.3 * noise
+        if path.endswith("kernel"):
+            axes = {"encoder/attention/qkv": 1, "decoder/attention/qkv": 1}
+            axes |= {"encoder/attention/output": (1, 2), "decoder/attention/output": (1, 2)}
+            inputs = axes.get(path.removesuffix("/kernel"), -2)
+            return noise / np.sqrt(np.prod(np.take(shape, inputs)))
+        return 0.3 * noise
+
+    def make(model_class, config, seed=0, **compute):
+        model = nnx.eval_shape(lambda: model_class(config, **compute))
+        rng = np.random.default_rng(seed)
+        shapes = {path: p.shape for path, p in layouts.parameters(model.core).items()}
+        values = {path: draw(rng, path, shape) for path, shape in sorted(shapes.items())}
+        layouts.set_parameters(model.core, values)
+        return model
+
+    return make

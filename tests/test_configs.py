@@ -1,0 +1,69 @@
+"""Every recipe loads, builds its model and schedule, and its real train step can be traced."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import pytest
+from ml_collections import config_dict
+
+import train
+from vmae_jax import objectives, optim, training
+from vmae_jax.vit import Compute
+
+CONFIGS = sorted(p.stem for p in (pathlib.Path(train.__file__).parent / "configs").glob("*.py"))
+RECIPES = [name for name in CONFIGS if name != "default"]
+
+
+def load(name: str) -> config_dict.ConfigDict:
+    return importlib.import_module(f"configs.{name}").get_config()
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_adds_no_option_of_its_own(name):
+    default, recipe = load("default"), load(name)
+    data_set_options = ("data", "options")
+
+    def names(config, prefix=()):
+        for key, value in config.items():
+            if isinstance(value, config_dict.ConfigDict) and (*prefix, key) != data_set_options:
+                yield from names(value, (*prefix, key))
+            else:
+                yield (*prefix, key)
+
+    assert set(names(recipe)) == set(names(default))
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_train_step_of_a_recipe_traces(name):
+    config = load(name)
+    model = train.make_model_config(config)
+    compute = Compute(**config.compute)
+    schedule = optim.make_schedule(
+        batch_size=config.data.batch_size, num_clips=10**6, **config.schedule
+    )
+    optimizer = optim.make_optimizer(schedule, **config.optimizer)
+    state = jax.eval_shape(
+        functools.partial(training.init_state, model, compute, optimizer, seed=0)
+    )
+    clip = (model.num_frames, *model.frame_size, model.num_channels)
+    batch = {"video": jax.ShapeDtypeStruct((config.data.batch_size, *clip), jnp.uint8)}
+    step = functools.partial(
+        training.train_step,
+        graphdef=training.graph_definition(model, compute),
+        objective=objectives.make_objective(**config.objective),
+        optimizer=optimizer,
+        schedule=schedule,
+        seed=0,
+    )
+    after, metrics = jax.eval_shape(step, state, batch)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(
+        lambda x: (x.shape, x.dtype), state
+    )
+    assert {name: value.shape for name, value in metrics.items()} == {
+        "loss": (), "grad_norm": (), "learning_rate": ()
+    }  # fmt: skip

@@ -1,0 +1,164 @@
+"""`train.py` from the outside: a tiny run on real video, killed and resumed, and bad settings."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+NUM_STEPS = 24
+TINY = {
+    "model.image_size": "(32,32)",
+    "model.num_frames": 4,
+    "model.hidden_size": 32,
+    "model.num_hidden_layers": 2,
+    "model.num_attention_heads": 2,
+    "model.intermediate_size": 64,
+    "model.decoder_hidden_size": 16,
+    "model.decoder_num_hidden_layers": 1,
+    "model.decoder_num_attention_heads": 2,
+    "model.decoder_intermediate_size": 32,
+    "model.drop_path_rate": 0.1,
+    "data.batch_size": 4,
+    "data.cache_short_side": 40,
+    "objective.mask_ratio": 0.75,
+    "schedule.num_steps": NUM_STEPS,
+    "schedule.warmup_steps": 3,
+    "run.log_every_steps": 1,
+    "run.eval_every_steps": 12,
+    "run.save_every_steps": 4,
+    "run.picture_clips": 1,
+}
+
+
+def command(workdir: pathlib.Path, **changes) -> list[str]:
+    settings = TINY | {name.replace("__", "."): value for name, value in changes.items()}
+    return [
+        sys.executable,
+        str(ROOT / "train.py"),
+        f"--config={ROOT / 'configs' / 'demo.py'}",
+        f"--workdir={workdir}",
+        *(f"--config.{name}={value}" for name, value in settings.items()),
+    ]
+
+
+ENVIRONMENT = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+
+
+def run(workdir: pathlib.Path, **changes) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        command(workdir, **changes), capture_output=True, text=True, timeout=300, env=ENVIRONMENT
+    )
+
+
+def read_losses(workdir: pathlib.Path) -> dict[tuple[int, str], float]:
+    """{(step, name): value} of training and held-out losses; a step written twice is an error."""
+    losses = {}
+    for line in (workdir / "metrics.jsonl").read_text().splitlines():
+        record = json.loads(line)
+        for name in ("loss", "held_out/loss"):
+            if name in record:
+                assert (record["step"], name) not in losses
+                losses[record["step"], name] = record[name]
+    return losses
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> tuple[pathlib.Path, str]:
+    """A run without interruption, and what it printed."""
+    workdir = tmp_path_factory.mktemp("whole")
+    result = run(workdir)
+    assert result.returncode == 0, result.stderr[-3000:]
+    return workdir, result.stdout
+
+
+def test_a_run_leaves_what_it_promises(finished):
+    workdir, output = finished
+    losses = read_losses(workdir)
+    assert sorted(step for step, name in losses if name == "loss") == list(range(1, NUM_STEPS + 1))
+    assert sorted(step for step, name in losses if name == "held_out/loss") == [12, 24]
+    assert (workdir / "pictures" / "loss.png").stat().st_size > 5000
+    assert (workdir / "pictures" / "reconstruction_0.png").stat().st_size > 5000
+    assert (workdir / "pictures" / "reconstruction_0.gif").stat().st_size > 5000
+    assert sorted(p.name for p in (workdir / "checkpoints").iterdir()) == ["20", "24"]
+    assert json.loads((workdir / "run_config.json").read_text())["data"]["batch_size"] == 4
+    assert list((workdir / "tensorboard").iterdir())
+    for part in ("step 24/24", "clips/s", "data wait", "ETA", "gain", "predicting zero would give"):
+        assert part in output
+
+
+def test_killed_anywhere_and_started_again_the_losses_are_exactly_the_same(finished, tmp_path):
+    process = subprocess.Popen(
+        command(tmp_path), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=ENVIRONMENT
+    )
+    metrics = tmp_path / "metrics.jsonl"
+    kill_after = random.Random(os.getpid()).randint(5, NUM_STEPS - 2)  # anywhere past a checkpoint
+    deadline = time.monotonic() + 240
+    while not metrics.exists() or len(metrics.read_text().splitlines()) < kill_after:
+        assert process.poll() is None, "it ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    result = run(tmp_path)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert "going on from" in result.stdout
+    assert read_losses(tmp_path) == read_losses(finished[0]), f"killed after record {kill_after}"
+
+
+def test_a_finished_run_started_again_changes_nothing(finished):
+    workdir, _ = finished
+    before = read_losses(workdir)
+    result = run(workdir)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert read_losses(workdir) == before
+
+
+def test_the_checkpoint_loads_into_the_documented_classes(finished):
+    import numpy as np
+
+    from vmae_jax import VideoMAEForPreTraining, VideoMAEModel
+
+    model = VideoMAEForPreTraining.from_pretrained(finished[0])
+    assert model.config.hidden_size == 32
+    features = VideoMAEModel.from_pretrained(finished[0] / "checkpoints" / "24")
+    pixels = np.zeros((1, 4, 3, 32, 32), np.float32)
+    assert features(pixels).last_hidden_state.shape == (1, 2 * 2 * 2, 32)
+
+
+def test_the_checkpoint_remembers_configuration_and_lineage(finished):
+    from vmae_jax import checkpoint
+
+    _, info = checkpoint.read_params(checkpoint.find_step(finished[0]))
+    assert info["config"]["data"]["batch_size"] == 4
+    assert info["model"]["hidden_size"] == 32
+    assert info["lineage"]["parent"] is None
+    assert info["lineage"]["starts"][0]["step"] == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"schedule__num_stepz": 3}, "num_steps"),  # the nearest name
+        ({"data__batch_size": "many"}, "batch_size"),
+        ({"objective__mask": "tubes"}, "did you mean 'tube'"),
+        ({"data__name": "kinetics"}, "no data set"),
+        ({"model__size": "XL"}, "choose from S, B, L, H"),
+        ({"model__image_size": "(33,32)"}, "not a positive multiple of patch_size=16"),
+        ({"schedule__num_epochs": 2.0}, "give exactly one"),
+        ({"compute__dtype": "int8"}, "must be a floating type"),
+    ],
+)
+def test_a_setting_that_cannot_work_is_named(changes, message, tmp_path):
+    result = run(tmp_path / "run", **changes)
+    assert result.returncode != 0
+    assert message in result.stderr + result.stdout
+    assert not (tmp_path / "run").exists()  # nothing was written yet

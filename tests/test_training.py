@@ -1,0 +1,183 @@
+"""The train step against the original recipe in PyTorch, and what must not change its numbers."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+import transformers
+from flax import nnx
+
+from vmae_jax import VideoMAEConfig, layouts, objectives, optim, randomness, training
+from vmae_jax.masking import tube_mask
+from vmae_jax.videomae import VideoMAE
+from vmae_jax.vit import Compute
+
+NUM_STEPS, WARMUP_STEPS, BATCH_SIZE, SEED, MASK_RATIO = 30, 6, 4, 3, 0.75
+BASE_LR, BASE_FINAL_LR, WEIGHT_DECAY, BETAS, EPS = 0.13, 0.006, 0.05, (0.9, 0.95), 1e-8
+CONFIG = VideoMAEConfig(
+    image_size=32,
+    patch_size=8,
+    num_frames=4,
+    hidden_size=32,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    intermediate_size=64,
+    decoder_hidden_size=16,
+    decoder_num_attention_heads=2,
+    decoder_num_hidden_layers=2,
+    decoder_intermediate_size=32,
+    use_mean_pooling=False,
+)
+
+
+def random_start() -> VideoMAE:
+    """Every parameter random: fresh biases are zero, and decaying a zero shows nothing."""
+    model = VideoMAE(CONFIG, decoder=True, rngs=nnx.Rngs(0))
+    rng = np.random.default_rng(0)
+    layouts.set_parameters(
+        model,
+        {
+            name: np.asarray(value) + 0.05 * rng.standard_normal(value.shape)
+            for name, value in layouts.parameters(model).items()
+        },
+    )
+    return model
+
+
+def clips(step: int) -> np.ndarray:
+    rng = np.random.default_rng(100 + step)
+    # smooth in space, so that there is something to learn
+    coarse = rng.integers(0, 255, (BATCH_SIZE, 4, 4, 4, 3)).astype(np.float64)
+    noise = rng.integers(-20, 20, (BATCH_SIZE, 4, 32, 32, 3))
+    return np.clip(coarse.repeat(8, 2).repeat(8, 3) + noise, 0, 255).astype(np.uint8)
+
+
+def step_keys(step: int) -> jax.Array:
+    return randomness.clip_keys(jax.random.fold_in(jax.random.key(SEED), step), BATCH_SIZE)
+
+
+@functools.cache
+def original_run() -> tuple[list[float], dict[str, np.ndarray]]:
+    """Losses and final weights of the official recipe: transformers' model, torch's AdamW, the
+    schedule and the no-decay set of the official utils.py and optim_factory.py, retold here."""
+    torch.manual_seed(0)
+    config = transformers.VideoMAEConfig(**CONFIG.to_dict(), attn_implementation="eager")
+    model = transformers.VideoMAEForPreTraining(config)
+    start = layouts.to_hugging_face(random_start(), "VideoMAEForPreTraining")
+    start = {
+        name.replace("q_bias", "query.bias").replace("v_bias", "value.bias"): torch.tensor(value)
+        for name, value in start.items()
+    }
+    model.load_state_dict(start)
+    decayed, kept = [], []
+    for name, parameter in model.named_parameters():
+        plain = parameter.ndim == 1 or name.endswith(".bias") or name == "mask_token"
+        (kept if plain else decayed).append(parameter)
+    optimizer = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": WEIGHT_DECAY}, {"params": kept, "weight_decay": 0.0}],
+        lr=0.0,
+        betas=BETAS,
+        eps=EPS,
+    )
+    peak, final = (rate * BATCH_SIZE / 256 for rate in (BASE_LR, BASE_FINAL_LR))
+    i = np.arange(NUM_STEPS - WARMUP_STEPS)
+    rates = np.concatenate(
+        [
+            np.linspace(0, peak, WARMUP_STEPS),
+            final + 0.5 * (peak - final) * (1 + np.cos(np.pi * i / len(i))),
+        ]
+    )
+    mean, std = (
+        torch.tensor(x, dtype=torch.float32)[:, None, None]
+        for x in (CONFIG.image_mean, CONFIG.image_std)
+    )
+    losses = []
+    for step in range(NUM_STEPS):
+        for group in optimizer.param_groups:
+            group["lr"] = rates[step]
+        keys = randomness.fold_in(step_keys(step), 0)  # where the objective draws its masks from
+        mask = np.array(tube_mask(keys, BATCH_SIZE, CONFIG.grid, MASK_RATIO).to_bool())
+        video = torch.tensor(clips(step)).permute(0, 1, 4, 2, 3).float() / 255
+        loss = model((video - mean) / std, torch.tensor(mask)).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses, {
+        name.replace("query.bias", "q_bias").replace("value.bias", "v_bias"): value.numpy()
+        for name, value in model.state_dict().items()
+    }
+
+
+def our_run(**optimizer_changes) -> tuple[list[float], dict[str, np.ndarray]]:
+    schedule = optim.make_schedule(
+        base_lr=BASE_LR,
+        base_final_lr=BASE_FINAL_LR,
+        batch_size=BATCH_SIZE,
+        num_clips=1000,
+        num_epochs=None,
+        num_steps=NUM_STEPS,
+        warmup_epochs=None,
+        warmup_steps=WARMUP_STEPS,
+    )
+    options = {"weight_decay": WEIGHT_DECAY, "betas": BETAS, "eps": EPS, "clip_norm": None}
+    optimizer = optim.make_optimizer(schedule, **{**options, **optimizer_changes})
+    params = nnx.to_pure_dict(nnx.state(random_start(), nnx.Param))
+    state = training.TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+    graphdef = training.graph_definition(CONFIG, Compute())
+    step = jax.jit(
+        functools.partial(
+            training.train_step,
+            graphdef=graphdef,
+            objective=objectives.make_objective("pretraining", mask="tube", mask_ratio=MASK_RATIO),
+            optimizer=optimizer,
+            schedule=schedule,
+            seed=SEED,
+        )
+    )
+    losses = []
+    for number in range(NUM_STEPS):
+        state, metrics = step(state, {"video": clips(number)})
+        losses.append(float(metrics["loss"]))
+    model = nnx.merge(graphdef, state.params)
+    return losses, layouts.to_hugging_face(model, "VideoMAEForPreTraining")
+
+
+def differences(ours, theirs) -> tuple[float, float]:
+    """The largest relative difference of a loss, and the relative L2 distance of the weights."""
+    losses = max(abs(a - b) / b for a, b in zip(ours[0], theirs[0], strict=True))
+    assert ours[1].keys() == theirs[1].keys()
+    square = sum(np.sum((ours[1][k].astype(np.float64) - theirs[1][k]) ** 2) for k in theirs[1])
+    norm = sum(np.sum(theirs[1][k].astype(np.float64) ** 2) for k in theirs[1])
+    return losses, float(np.sqrt(square / norm))
+
+
+LOSS_TOLERANCE, WEIGHT_TOLERANCE = 5e-6, 5e-5
+
+
+def test_thirty_steps_equal_the_original_recipe():
+    losses, weights = differences(our_run(), original_run())
+    print(f"losses within {losses:.1e}, weights within {weights:.1e}")
+    assert losses <= LOSS_TOLERANCE
+    assert weights <= WEIGHT_TOLERANCE
+    assert original_run()[0][-1] < original_run()[0][0]  # they did learn something
+
+
+@pytest.mark.parametrize("fault", ["no weight decay", "biases decayed", "eps of 1e-7"])
+def test_the_comparison_notices_a_wrong_recipe(fault, monkeypatch):
+    changes = {}
+    if fault == "no weight decay":
+        changes = {"weight_decay": 0.0}
+    elif fault == "eps of 1e-7":
+        changes = {"eps": 1e-7}
+    else:
+        everything = dict.fromkeys(optim.DECAYS, True)
+        monkeypatch.setattr(optim, "DECAYS", everything)
+    losses, weights = differences(our_run(**changes), original_run())
+    print(f"{fault}: losses {losses:.1e}, weights {weights:.1e}")
+    assert losses > LOSS_TOLERANCE or weights > WEIGHT_TOLERANCE

@@ -1,0 +1,319 @@
+"""Trains a model: `python train.py --config=configs/demo.py --workdir=runs/demo`.
+
+Run it again with the same workdir and it goes on from the newest checkpoint, with the same numbers
+as if it had never stopped: data order, augmentation, masks and dropout are functions of the step.
+"""
+
+from __future__ import annotations
+
+import collections
+import functools
+import json
+import logging
+import math
+import os
+import sys
+import time
+import uuid
+from typing import Any
+
+import jax
+import numpy as np
+from absl import app, flags
+from flax import nnx
+from ml_collections import ConfigDict, config_flags
+
+import vmae_jax
+from vmae_jax import loader, objectives, optim, pictures, sharding, training
+from vmae_jax.checkpoint import Checkpoints, Restored, restore_newest
+from vmae_jax.config import VideoMAEConfig
+from vmae_jax.masking import MASKS
+from vmae_jax.reconstruction import gain, psnr, reconstruct
+from vmae_jax.samples import HeldOutSamples, PretrainingSamples
+from vmae_jax.sources import VideoSource, cached, make_source
+from vmae_jax.videomae import VideoMAE
+from vmae_jax.vit import Compute
+from vmae_jax.writer import MetricWriter, Progress
+
+logger = logging.getLogger("train")
+
+
+def main(config: ConfigDict, workdir: str) -> dict[str, float]:
+    """A whole run, from wherever the workdir says it stands. Returns the last held-out metrics."""
+    model_config = make_model_config(config)
+    compute = Compute(**config.compute)
+    mesh = sharding.make_mesh(config.data.batch_size)
+    objective = objectives.make_objective(**config.objective)
+
+    # Data: training samples are a function of their number, held-out clips never change.
+    clip = (model_config.num_frames, config.data.frame_stride, model_config.frame_size)
+    source = open_source(config, "train")
+    samples = PretrainingSamples(source, *clip, seed=config.seed)
+    held_out = HeldOutSamples(open_source(config, "held_out"), *clip)
+
+    schedule = optim.make_schedule(
+        batch_size=config.data.batch_size, num_clips=len(source), **config.schedule
+    )
+    optimizer = optim.make_optimizer(schedule, **config.optimizer)
+
+    # The state: restored, or made where it will live.
+    init = functools.partial(
+        training.init_state, model_config, compute, optimizer, seed=config.seed
+    )
+    on_all = sharding.replicated(mesh)
+    template = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=on_all), jax.eval_shape(init)
+    )
+    checkpoint_dir = os.path.join(os.path.abspath(workdir), "checkpoints")
+    restored = restore_newest(checkpoint_dir, template)
+    state = restored.state if restored else jax.jit(init, out_shardings=on_all)()
+    start_step = restored.step if restored else 0
+    record = describe_run(config, model_config, restored)
+
+    # The two steps, compiled over the mesh.
+    bound = {"graphdef": training.graph_definition(model_config, compute), "seed": config.seed}
+    train_step = jax.jit(
+        functools.partial(
+            training.train_step,
+            objective=objective,
+            optimizer=optimizer,
+            schedule=schedule,
+            **bound,
+        ),
+        donate_argnums=0,
+        out_shardings=on_all,
+    )
+    eval_step = jax.jit(
+        functools.partial(
+            training.eval_step, objective=functools.partial(objective, evaluation=True), **bound
+        ),
+        out_shardings=on_all,
+    )
+
+    checkpoints = Checkpoints(checkpoint_dir, keep=config.run.keep_checkpoints)
+    with open(os.path.join(workdir, "run_config.json"), "w", encoding="utf-8") as file:
+        json.dump(record["config"], file, indent=2)
+    writer = MetricWriter(workdir, start_step=start_step)
+    batches = loader.training_batches(
+        samples,
+        config.data.batch_size,
+        start_step=start_step,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        num_threads=config.data.num_threads,
+        prefetch_batches=config.data.prefetch_batches,
+    )
+    log_start(config, model_config, state, samples, held_out, schedule, mesh, restored)
+    progress = Progress(
+        start_step=start_step, num_steps=schedule.num_steps, batch_size=config.data.batch_size
+    )
+    running: collections.deque = collections.deque()  # losses of steps that may not be done yet
+    held_out_metrics: dict[str, float] = {}
+    run = config.run
+    try:
+        for step in range(start_step + 1, schedule.num_steps + 1):  # counts updates once done
+            asked = time.perf_counter()
+            batch = next(batches)
+            if not running or running[-1].is_ready():  # the devices stood idle meanwhile
+                progress.add_wait(time.perf_counter() - asked)
+
+            state, metrics = train_step(state, sharding.to_devices({"video": batch["video"]}, mesh))
+
+            running.append(metrics["loss"])
+            if len(running) > 2:  # let the host run ahead by two steps, not by all its memory
+                jax.block_until_ready(running.popleft())
+            if step == start_step + 1:
+                jax.block_until_ready(metrics)
+                logger.info("the train step is compiled (%.0f s)", progress.restart(step))
+            last = step == schedule.num_steps
+            if due(step, run.log_every_steps, last):
+                metrics = to_floats(metrics, step)
+                metrics |= progress.report(step)
+                writer.write(step, metrics)
+                logger.info(progress.line(step, metrics))
+            if due(step, run.eval_every_steps, last):
+                with progress.pause():
+                    held_out_metrics = evaluate(eval_step, state.params, held_out, config, mesh)
+                writer.write(step, held_out_metrics)
+                logger.info("held out at step %d: %s", step, format_metrics(held_out_metrics))
+            if due(step, run.save_every_steps, last):
+                with progress.pause():
+                    checkpoints.save(state, step, record)
+    finally:
+        batches.close()
+        writer.close()
+        checkpoints.close()
+    if run.picture_clips:
+        model = nnx.merge(bound["graphdef"], state.params)
+        draw(model, held_out, config, workdir)
+    return held_out_metrics
+
+
+def due(step: int, every: int, last: bool) -> bool:
+    """Whether something that happens every so many steps (0: never) and at the end happens now."""
+    return every > 0 and (last or step % every == 0)
+
+
+def make_model_config(config: ConfigDict) -> VideoMAEConfig:
+    """The published size, with the fields that the run's configuration sets otherwise."""
+    changes = {name: value for name, value in config.model.items() if value is not None}
+    return VideoMAEConfig.from_size(changes.pop("size"), **changes)
+
+
+def open_source(config: ConfigDict, split: str) -> VideoSource:
+    """One split of the data set, its files held in memory if the configuration says so."""
+    source = make_source(config.data.name, config.data.path, split, **config.data.options)
+    if config.data.cache_short_side is not None:
+        source = cached(source, config.data.cache_short_side)
+    return source
+
+
+def describe_run(
+    config: ConfigDict, model: VideoMAEConfig, restored: Restored | None
+) -> dict[str, Any]:
+    """What is saved with every checkpoint: configuration, model, and where the weights come
+    from."""
+    run_config = json.loads(config.to_json_best_effort())
+    start = {
+        "step": restored.step if restored else 0,
+        "vmae_jax": vmae_jax.__version__,
+        "jax": jax.__version__,
+    }
+    lineage = {"run": uuid.uuid4().hex, "parent": None, "starts": []}
+    if restored:
+        lineage = restored.info["lineage"]
+        before, now = _flat(restored.info["config"]), _flat(run_config)
+        for name in sorted(set(before) | set(now)):
+            if before.get(name) != now.get(name):
+                logger.warning(
+                    "%s was %s when the checkpoint was saved and is %s now",
+                    name, before.get(name), now.get(name),
+                )  # fmt: skip
+    lineage = {**lineage, "starts": [*lineage["starts"], start]}
+    return {"config": run_config, "model": model.to_dict(), "lineage": lineage}
+
+
+def _flat(tree: dict, prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for name, value in tree.items():
+        flat |= (
+            _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+        )
+    return flat
+
+
+def log_start(config, model, state, samples, held_out, schedule, mesh, restored) -> None:
+    """What the run is, in a few lines: sizes, data, rates, devices, where it starts."""
+    num_parameters = sum(x.size for x in jax.tree.leaves(state.params))
+    t, h, w = model.grid
+    logger.info(
+        "model: %s parameters, %d tokens (%d x %d x %d)",
+        f"{num_parameters:,}", model.num_tokens, t, h, w,
+    )  # fmt: skip
+    logger.info(
+        "data: %s, %d training and %d held-out records, %d clips a step",
+        config.data.name, len(samples.source), len(held_out), config.data.batch_size,
+    )  # fmt: skip
+    logger.info(
+        "schedule: %d steps, %d of warmup, learning rate %.2e down to %.2e",
+        schedule.num_steps, schedule.warmup_steps, schedule.peak_lr, schedule.final_lr,
+    )  # fmt: skip
+    devices = mesh.devices.flat
+    logger.info("devices: %d x %s", len(mesh.devices.flat), devices[0].device_kind)
+    if model.norm_pix_loss:
+        pixels = model.tubelet_size * model.patch_size**2
+        logger.info("predicting zero would give a loss of %.4f", (pixels - 1) / pixels)
+    if restored:
+        logger.info("going on from %s", restored.path)
+
+
+def to_floats(metrics: dict[str, jax.Array], step: int) -> dict[str, float]:
+    """Fetches metrics. Raises FloatingPointError if one of them is not finite."""
+    floats = {name: float(value) for name, value in jax.device_get(metrics).items()}
+    for name, value in floats.items():
+        if not math.isfinite(value):
+            raise FloatingPointError(
+                f"{name}={value} at step {step}; the checkpoints saved before are intact. Lower "
+                "the learning rate (schedule.base_lr) or set optimizer.clip_norm, and start again."
+            )
+    return floats
+
+
+def format_metrics(metrics: dict[str, float]) -> str:
+    """E.g. "held_out/loss 0.9534"."""
+    return "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+
+
+def evaluate(eval_step, params, held_out: HeldOutSamples, config: ConfigDict, mesh) -> dict:
+    """Means over all held-out clips, each counted once, under "held_out/<metric>"."""
+    totals: dict[str, float] = collections.defaultdict(float)
+    batches = loader.held_out_batches(
+        held_out,
+        config.data.batch_size,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        num_threads=config.data.num_threads,
+    )
+    for batch in batches:
+        arrays = {name: batch[name] for name in ("video", "index", "weight")}
+        metrics = jax.device_get(eval_step(params, sharding.to_devices(arrays, mesh)))
+        weight = float(metrics.pop("weight"))
+        totals["weight"] += weight
+        for name, value in metrics.items():
+            totals[name] += weight * float(value)
+    weight = totals.pop("weight")
+    return {f"held_out/{name}": total / weight for name, total in totals.items()}
+
+
+def draw(model: VideoMAE, held_out: HeldOutSamples, config: ConfigDict, workdir: str) -> None:
+    """The loss curve, and reconstructions of the first held-out clips, under <workdir>/pictures."""
+    folder = os.path.join(workdir, "pictures")
+    os.makedirs(folder, exist_ok=True)
+    c = model.config
+    pixels = c.tubelet_size * c.patch_size**2
+    normalised = c.norm_pix_loss and config.objective.loss == "mse"
+    pictures.draw_curve(
+        os.path.join(workdir, "metrics.jsonl"),
+        os.path.join(folder, "loss.png"),
+        zero_loss=(pixels - 1) / pixels if normalised else None,
+    )
+    clips = [held_out[i] for i in range(min(config.run.picture_clips, len(held_out)))]
+    draw_mask = MASKS[config.objective.mask]
+    mask = draw_mask(jax.random.key(config.seed), len(clips), c.grid, config.objective.mask_ratio)
+    reconstruction = reconstruct(model, np.stack([clip["video"] for clip in clips]), mask)
+    for i, clip in enumerate(clips):
+        names = {"clip_name": clip["clip_id"], "mask_name": f"{config.objective.mask} mask"}
+        stem = os.path.join(folder, f"reconstruction_{i}")
+        pictures.draw_reconstruction(reconstruction, f"{stem}.png", clip=i, **names)
+        pictures.animate_reconstruction(reconstruction, f"{stem}.gif", clip=i, **names)
+    for rendering in reconstruction.renderings:
+        logger.info(
+            "hidden patches, %s: PSNR %.2f dB, of a zero prediction %.2f dB, gain %+.2f dB",
+            rendering.name, psnr(rendering.error), psnr(rendering.zero_error), gain(rendering),
+        )  # fmt: skip
+    logger.info("pictures: %s", folder)
+
+
+flags_config = config_flags.DEFINE_config_file("config", None, "The run's configuration file.")
+flags_workdir = flags.DEFINE_string("workdir", None, "Folder of checkpoints, metrics, pictures.")
+
+
+def _run(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments: {argv[1:]}")
+    logging.basicConfig(
+        format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stdout, force=True
+    )
+    for name, level in (
+        ("", logging.WARNING),  # libraries only speak up when something is wrong
+        ("absl", logging.WARNING),
+        ("train", logging.INFO),
+        ("vmae_jax", logging.INFO),
+    ):
+        logging.getLogger(name).setLevel(level)
+    main(flags_config.value, flags_workdir.value)
+
+
+if __name__ == "__main__":
+    flags.mark_flags_as_required(["config", "workdir"])
+    app.run(_run)
