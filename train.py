@@ -45,32 +45,22 @@ def main(config: ConfigDict, workdir: str) -> dict[str, float]:
     mesh = sharding.make_mesh(config.data.batch_size)
     objective = objectives.make_objective(**config.objective)
 
+    run = config.run
+
     # Data: training samples are a function of their number, held-out clips never change.
     clip = (model_config.num_frames, config.data.frame_stride, model_config.frame_size)
     source = open_source(config, "train")
     samples = PretrainingSamples(source, *clip, seed=config.seed)
-    held_out = HeldOutSamples(open_source(config, "held_out"), *clip)
+    held_out = None
+    if run.eval_every_steps or run.picture_clips:
+        held_out = HeldOutSamples(open_source(config, "held_out"), *clip)
 
+    # The two steps.
     schedule = optim.make_schedule(
         batch_size=config.data.batch_size, num_clips=len(source), **config.schedule
     )
     optimizer = optim.make_optimizer(schedule, **config.optimizer)
-
-    # The state: restored, or made where it will live.
-    init = functools.partial(
-        training.init_state, model_config, compute, optimizer, seed=config.seed
-    )
     on_all = sharding.replicated(mesh)
-    template = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=on_all), jax.eval_shape(init)
-    )
-    checkpoint_dir = os.path.join(os.path.abspath(workdir), "checkpoints")
-    restored = restore_newest(checkpoint_dir, template)
-    state = restored.state if restored else jax.jit(init, out_shardings=on_all)()
-    start_step = restored.step if restored else 0
-    record = describe_run(config, model_config, restored)
-
-    # The two steps, compiled over the mesh.
     bound = {"graphdef": training.graph_definition(model_config, compute), "seed": config.seed}
     train_step = jax.jit(
         functools.partial(
@@ -90,7 +80,23 @@ def main(config: ConfigDict, workdir: str) -> dict[str, float]:
         out_shardings=on_all,
     )
 
-    checkpoints = Checkpoints(checkpoint_dir, keep=config.run.keep_checkpoints)
+    # The state: restored, or made where it will live.
+    init = functools.partial(
+        training.init_state, model_config, compute, optimizer, seed=config.seed
+    )
+    template = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=on_all), jax.eval_shape(init)
+    )
+    shape = (config.data.batch_size, clip[0], *clip[2], model_config.num_channels)
+    # a setting that cannot work shows here, before anything is written
+    jax.eval_shape(train_step, template, {"video": jax.ShapeDtypeStruct(shape, np.uint8)})
+    checkpoint_dir = os.path.join(os.path.abspath(workdir), "checkpoints")
+    restored = restore_newest(checkpoint_dir, template)
+    state = restored.state if restored else jax.jit(init, out_shardings=on_all)()
+    start_step = restored.step if restored else 0
+
+    record = describe_run(config, model_config, restored)
+    checkpoints = Checkpoints(checkpoint_dir, keep=run.keep_checkpoints)
     with open(os.path.join(workdir, "run_config.json"), "w", encoding="utf-8") as file:
         json.dump(record["config"], file, indent=2)
     writer = MetricWriter(workdir, start_step=start_step)
@@ -109,7 +115,6 @@ def main(config: ConfigDict, workdir: str) -> dict[str, float]:
     )
     running: collections.deque = collections.deque()  # losses of steps that may not be done yet
     held_out_metrics: dict[str, float] = {}
-    run = config.run
     try:
         for step in range(start_step + 1, schedule.num_steps + 1):  # counts updates once done
             asked = time.perf_counter()
@@ -125,18 +130,22 @@ def main(config: ConfigDict, workdir: str) -> dict[str, float]:
             if step == start_step + 1:
                 jax.block_until_ready(metrics)
                 logger.info("the train step is compiled (%.0f s)", progress.restart(step))
-            last = step == schedule.num_steps
-            if due(step, run.log_every_steps, last):
+            logs, evaluates, saves = (
+                due(step, every, last=step == schedule.num_steps)
+                for every in (run.log_every_steps, run.eval_every_steps, run.save_every_steps)
+            )
+            if logs or saves:  # a state that is not finite is never saved
                 metrics = to_floats(metrics, step)
+            if logs:
                 metrics |= progress.report(step)
                 writer.write(step, metrics)
                 logger.info(progress.line(step, metrics))
-            if due(step, run.eval_every_steps, last):
+            if evaluates:
                 with progress.pause():
                     held_out_metrics = evaluate(eval_step, state.params, held_out, config, mesh)
                 writer.write(step, held_out_metrics)
                 logger.info("held out at step %d: %s", step, format_metrics(held_out_metrics))
-            if due(step, run.save_every_steps, last):
+            if saves:
                 with progress.pause():
                     checkpoints.save(state, step, record)
     finally:
@@ -144,8 +153,7 @@ def main(config: ConfigDict, workdir: str) -> dict[str, float]:
         writer.close()
         checkpoints.close()
     if run.picture_clips:
-        model = nnx.merge(bound["graphdef"], state.params)
-        draw(model, held_out, config, workdir)
+        draw(nnx.merge(bound["graphdef"], state.params), held_out, config, workdir)
     return held_out_metrics
 
 
@@ -212,7 +220,7 @@ def log_start(config, model, state, samples, held_out, schedule, mesh, restored)
     )  # fmt: skip
     logger.info(
         "data: %s, %d training and %d held-out records, %d clips a step",
-        config.data.name, len(samples.source), len(held_out), config.data.batch_size,
+        config.data.name, len(samples.source), len(held_out or ()), config.data.batch_size,
     )  # fmt: skip
     logger.info(
         "schedule: %d steps, %d of warmup, learning rate %.2e down to %.2e",

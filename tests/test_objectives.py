@@ -14,6 +14,7 @@ from vmae_jax.objectives import (
     OBJECTIVES,
     classification_loss,
     denormalize,
+    make_objective,
     mean_loss,
     normalize,
     patch_statistics,
@@ -45,6 +46,15 @@ NOISY = CONFIG.replace(
 )
 RATIO = 0.5
 KEYS = jax.random.split(jax.random.key(0), 4)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def hasty_compilation():
+    """These tests compile for seconds and then compute for milliseconds."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 def make_model(config=CONFIG, compute=Compute()):
@@ -339,9 +349,32 @@ def test_clips_of_another_size_are_refused():
         pretraining_objective(make_model(), {"video": jnp.asarray(video)}, KEYS, mask_ratio=RATIO)
 
 
-def test_objectives_name_functions():
-    assert OBJECTIVES["pretraining"] is pretraining_objective
-    assert all(map(callable, OBJECTIVES.values()))
+def test_make_objective_binds_its_options():
+    bound = make_objective("pretraining", mask="frame", mask_ratio=RATIO, loss="l1")
+    assert bound.func is OBJECTIVES["pretraining"] is pretraining_objective
+    batch = {"video": make_video()}
+    found, _ = jax.jit(bound, static_argnames="evaluation")(
+        make_model(), batch, KEYS, evaluation=True
+    )
+    expected = loss_of(make_model(), batch, mask="frame", loss="l1", evaluation=True)
+    assert float(found) == pytest.approx(float(expected), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("pretrain", {}, "objective.name='pretrain' .* did you mean 'pretraining'?"),
+        (
+            "pretraining",
+            {"mask": "tubes"},
+            "objective.mask='tubes' .*'tube'.* choose from .*'frame'",
+        ),
+        ("pretraining", {"loss": "huber"}, "objective.loss='huber' is unknown; .*'smooth_l1'"),
+    ],
+)
+def test_unknown_objectives_masks_and_losses_are_named(name, options, message):
+    with pytest.raises(ValueError, match=message):
+        make_objective(name, **options)
 
 
 # The classification loss, against torch as transformers calls it

@@ -307,8 +307,8 @@ def faint_model(class_name, branch=None, **changes):
 
     There epsilons matter, as they do not for random parameters of ordinary size: 1e-12, 1e-6 and
     1e-5 scale the norm's result by 1, 0.71 and 0.30. Embedding and mask token take the position of
-    token 0 away and put the vector there instead. The blocks add nothing, except that `branch` hands
-    its LayerNorm's result through unchanged.
+    token 0 away and put the vector there instead. The blocks add nothing, except that `branch`
+    hands its LayerNorm's result through unchanged.
     """
     fields = {"image_size": 8, "num_frames": 4 if class_name == PRETRAINING else 2}
     fields |= {"hidden_size": WIDTH, "decoder_hidden_size": WIDTH, "hidden_act": "linear"}

@@ -213,7 +213,9 @@ def test_pixel_targets_have_one_rendering_and_a_black_zero():
 
 def test_psnr_values():
     assert reconstruction.psnr(0.01) == pytest.approx(20)
-    assert reconstruction.psnr(np.array([0.015, 0.005])) == pytest.approx(20)  # pooled, not averaged dB
+    assert reconstruction.psnr(np.array([0.015, 0.005])) == pytest.approx(
+        20
+    )  # pooled, not averaged dB
     assert reconstruction.psnr(0.0) == math.inf
 
 

@@ -13,6 +13,9 @@ import time
 
 import pytest
 
+import train
+from configs import demo
+
 ROOT = pathlib.Path(__file__).parent.parent
 NUM_STEPS = 24
 TINY = {
@@ -145,20 +148,38 @@ def test_the_checkpoint_remembers_configuration_and_lineage(finished):
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("argument", "message"),
     [
-        ({"schedule__num_stepz": 3}, "num_steps"),  # the nearest name
-        ({"data__batch_size": "many"}, "batch_size"),
-        ({"objective__mask": "tubes"}, "did you mean 'tube'"),
-        ({"data__name": "kinetics"}, "no data set"),
-        ({"model__size": "XL"}, "choose from S, B, L, H"),
-        ({"model__image_size": "(33,32)"}, "not a positive multiple of patch_size=16"),
-        ({"schedule__num_epochs": 2.0}, "give exactly one"),
-        ({"compute__dtype": "int8"}, "must be a floating type"),
+        ("schedule.num_stepz=3", "num_steps"),  # the nearest name
+        ("data.batch_size=many", "batch_size"),
     ],
 )
-def test_a_setting_that_cannot_work_is_named(changes, message, tmp_path):
-    result = run(tmp_path / "run", **changes)
+def test_a_misspelt_or_mistyped_option_is_named(argument, message, tmp_path):
+    result = subprocess.run(
+        [*command(tmp_path / "run"), f"--config.{argument}"],
+        capture_output=True, text=True, timeout=300, env=ENVIRONMENT,
+    )  # fmt: skip
     assert result.returncode != 0
     assert message in result.stderr + result.stdout
-    assert not (tmp_path / "run").exists()  # nothing was written yet
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"objective.mask": "tubes"}, "did you mean 'tube'"),
+        ({"objective.mask_ratio": 0.1}, "hides 0 of 4 patches"),
+        ({"data.name": "kinetics"}, "no data set"),
+        ({"model.size": "XL"}, "choose from S, B, L, H"),
+        ({"model.image_size": (33, 32)}, "not a positive multiple of patch_size=16"),
+        ({"schedule.num_epochs": 2.0}, "give exactly one"),
+        ({"compute.dtype": "int8"}, "must be a floating type"),
+    ],
+)
+def test_a_setting_that_cannot_work_is_named_before_anything_is_written(changes, message, tmp_path):
+    config = demo.get_config()
+    tiny = {**TINY, "model.image_size": (32, 32)}
+    config.update_from_flattened_dict({**tiny, **changes})
+    with pytest.raises(ValueError, match=message):
+        train.main(config, str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()

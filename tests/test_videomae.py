@@ -34,6 +34,15 @@ MASK = Mask.from_bool(np.array([[0, 1, 1, 1, 0, 1] * 2, [1, 0, 1, 0, 1, 1] * 2],
 NUM_VISIBLE = 4
 
 
+@pytest.fixture(scope="module", autouse=True)
+def hasty_compilation():
+    """These tests compile for seconds and then compute for milliseconds."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
 def make_model(config=CONFIG, compute=Compute(), seed=0, **parts):
     """With a random number for every parameter, so that none can be forgotten; compiles nothing."""
     model = nnx.eval_shape(lambda: VideoMAE(config, compute=compute, rngs=nnx.Rngs(0), **parts))

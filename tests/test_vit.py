@@ -28,6 +28,15 @@ DEPTH, WIDTH, HEADS, MLP = 3, 8, 2, 16
 CONFIG = VideoMAEConfig(hidden_act="gelu", layer_norm_eps=1e-6)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def hasty_compilation():
+    """These tests compile for seconds and then compute for milliseconds."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
 def filled(make_module, seed=0):
     """A module whose every parameter, biases and all, is a random number (and nothing compiled)."""
     module = nnx.eval_shape(make_module)

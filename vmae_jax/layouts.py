@@ -279,13 +279,14 @@ def load_into(core: VideoMAE, stored: Stored) -> str:
       ValueError: naming every missing, unexpected and mis-shaped tensor.
     """
     ours = parameters(core)
+    our_parts = {path.split("/")[0] for path in ours}
     unused = set(stored.shapes)
     missing, misshaped, dropped, fresh = [], [], set(), set()
     plan = []
     for row in stored.rows:
         part = row.path.split("/")[0]
         if row.path not in ours:
-            if part in _MAY_BE_DROPPED:
+            if part in _MAY_BE_DROPPED - our_parts:
                 prefixes = tuple(name.split("{i}")[0] for name in row.foreign)
                 gone = {name for name in unused if name.startswith(prefixes)}
                 dropped |= {part} if gone else set()
