@@ -21,6 +21,8 @@ _MODULE_OF = {
     "VideoMAEModel": "hf",
     "VideoMAEForPreTraining": "hf",
     "VideoMAEForVideoClassification": "hf",
+    "VideoMAEImageProcessor": "image_processor",
+    "VideoMAEFeatureExtractor": "image_processor",
     "Mask": "masking",
     "tube_mask": "masking",
     "random_mask": "masking",
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
     from vmae_jax.hf import VideoMAEForPreTraining as VideoMAEForPreTraining
     from vmae_jax.hf import VideoMAEForVideoClassification as VideoMAEForVideoClassification
     from vmae_jax.hf import VideoMAEModel as VideoMAEModel
+    from vmae_jax.image_processor import VideoMAEFeatureExtractor as VideoMAEFeatureExtractor
+    from vmae_jax.image_processor import VideoMAEImageProcessor as VideoMAEImageProcessor
     from vmae_jax.masking import Mask as Mask
     from vmae_jax.masking import frame_mask as frame_mask
     from vmae_jax.masking import random_mask as random_mask
