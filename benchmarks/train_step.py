@@ -43,6 +43,14 @@ CHILD_ENVIRONMENT = {
     "JAX_ENABLE_COMPILATION_CACHE": "false",
     "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1",
 }
+# Recorded, because they change the figures.
+ENVIRONMENT = (
+    "XLA_FLAGS",
+    "XLA_PYTHON_CLIENT_MEM_FRACTION",
+    "OMP_NUM_THREADS",
+    "PYTORCH_ALLOC_CONF",
+    "PYTORCH_CUDA_ALLOC_CONF",
+)
 
 
 def versions(*packages: str) -> dict[str, str]:
@@ -395,7 +403,7 @@ def machine() -> dict:
         cpu = next((x.split(":")[1].strip() for x in lines if x.startswith("model name")), cpu)
     return {
         "cpu": cpu,
-        "cores": os.cpu_count(),
+        "cores": len(os.sched_getaffinity(0)),  # those that taskset leaves
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
@@ -534,7 +542,7 @@ def main() -> int:
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": command_line(),
         "machine": where,
-        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+        "environment": {name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
         "settings": {name: getattr(args, name) for name in shown} | settings,
         "flops_per_clip": flops_per_clip,
         "sides": sides,

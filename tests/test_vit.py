@@ -559,6 +559,10 @@ def test_without_keys_nothing_is_dropped():
     np.testing.assert_allclose(y, run(make_stack(), tokens())[0], atol=1e-6)
 
 
+def differs_along_every_axis(dropped):
+    return all((dropped != dropped.take([0], axis)).any() for axis in range(dropped.ndim))
+
+
 @pytest.mark.parametrize("branch", ["attention", "mlp"])
 def test_hidden_dropout_acts_on_the_output_of_each_branch(branch):
     # and nowhere inside: the entries that are kept are those of evaluation, scaled
@@ -571,6 +575,7 @@ def test_hidden_dropout_acts_on_the_output_of_each_branch(branch):
     change = np.asarray(run_block(block, x, keys=keys_for(200))[0] - x)
     dropped = change == 0
     assert abs(dropped.mean() - rate) < 4 * math.sqrt(rate * (1 - rate) / x.size)
+    assert differs_along_every_axis(dropped)
     np.testing.assert_allclose(change[~dropped], evaluated[~dropped] / (1 - rate), atol=1e-4)
 
 
@@ -583,6 +588,7 @@ def test_attention_dropout_acts_on_the_probabilities():
     evaluated, probs = np.asarray(evaluated), np.asarray(probs)
     dropped = probs == 0
     assert abs(dropped.mean() - rate) < 4 * math.sqrt(rate * (1 - rate) / probs.size)
+    assert differs_along_every_axis(dropped)
     np.testing.assert_allclose(probs[~dropped], evaluated[~dropped] / (1 - rate), rtol=1e-5)
     hidden_from_view, _ = attention(x, keys=keys_for(200))
     np.testing.assert_allclose(hidden_from_view, y, atol=1e-6)

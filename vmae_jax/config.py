@@ -42,6 +42,14 @@ _RATES = (
     "drop_path_rate",
     "head_dropout_prob",
 )
+_FLAGS = (
+    "qkv_bias",
+    "use_mean_pooling",
+    "norm_pix_loss",
+    "output_attentions",
+    "output_hidden_states",
+    "return_dict",
+)
 _EPSILONS = ("layer_norm_eps", "decoder_norm_eps", "fc_norm_eps")
 
 
@@ -172,13 +180,14 @@ class VideoMAEConfig:
             self._set(image_mean=IMAGENET_MEAN if rgb else (0.0,) * self.num_channels)
         if self.image_std is None:
             self._set(image_std=IMAGENET_STD if rgb else (1.0,) * self.num_channels)
-        self._set(image_mean=tuple(self.image_mean), image_std=tuple(self.image_std))
         for name in ("image_mean", "image_std"):
             values = getattr(self, name)
-            if len(values) != self.num_channels or not all(map(_is_number, values)):
+            per_channel = isinstance(values, Sequence) and len(values) == self.num_channels
+            if not per_channel or not all(map(_is_number, values)):
                 raise ValueError(
                     f"{name}={values} must be {self.num_channels} numbers, one per channel."
                 )
+            self._set(**{name: tuple(values)})
         if min(self.image_std) <= 0:
             raise ValueError(f"image_std={self.image_std} must be positive.")
 
@@ -187,6 +196,9 @@ class VideoMAEConfig:
             value = getattr(self, name)
             if not _is_int(value) or value < 1:
                 raise ValueError(f"{name}={value!r} must be a positive integer.")
+        for name in _FLAGS:
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name}={getattr(self, name)!r} must be True or False.")
         for name in _RATES:
             value = getattr(self, name)
             if not _is_number(value) or not 0 <= value < 1:
@@ -312,7 +324,7 @@ class VideoMAEConfig:
         """What `config.json` holds; transformers 4 and 5 both read it."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         extra = values.pop("extra")
-        # transformers derives num_labels from id2label and refuses both
+        # it follows from id2label, and transformers drops the names where the two disagree
         del values["num_labels"]
         values["id2label"] = {str(k): v for k, v in self.id2label.items()}
         values["label2id"] = dict(self.label2id)

@@ -220,16 +220,17 @@ class _PreTrainedModel(nnx.Module):
         return pixel_values
 
     def _make_mask(self, bool_masked_pos, num_masked, batch_size: int) -> Mask:
-        mask = bool_masked_pos
-        if not isinstance(mask, Mask):
+        if isinstance(bool_masked_pos, Mask):
+            mask = bool_masked_pos
+        else:
             mask = Mask.from_bool(bool_masked_pos, num_masked=num_masked)
-        shape = (len(mask.visible), mask.visible.shape[1] + mask.masked.shape[1])
-        expected = (batch_size, self.config.num_tokens)
-        if shape != expected:
+        found = (len(mask.visible), mask.visible.shape[1] + mask.masked.shape[1])
+        if found != (batch_size, self.config.num_tokens):
             t, h, w = self.config.grid
             raise ValueError(
-                f"bool_masked_pos has shape {shape}, but must be {expected}: "
-                f"one entry per clip and token ({t} x {h} x {w})."
+                f"bool_masked_pos is for (clips, tokens) = {found}, but must be for "
+                f"{(batch_size, self.config.num_tokens)}: one entry per clip and token of the "
+                f"{t} x {h} x {w} grid."
             )
         return mask
 
@@ -427,7 +428,7 @@ _classification_loss = jax.jit(classification_loss, static_argnames="problem_typ
 @functools.cache
 def _warn_of_first_token_pooling() -> None:
     logger.warning(
-        "use_mean_pooling=False: the classifier sees the first token only. There is no class token; "
-        "it is the tubelet at the top left of the first frames. Fine-tuning as published sets "
-        "use_mean_pooling=True."
+        "use_mean_pooling=False: the classifier sees the first token only. There is no class "
+        "token; it is the tubelet at the top left of the first frames. Fine-tuning as published "
+        "sets use_mean_pooling=True."
     )
