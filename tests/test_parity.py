@@ -2,8 +2,8 @@
 
 Expected values come from transformers' PyTorch classes in fp32, except where that library cannot be
 asked (head masks, raw targets of other than three channels, other epsilons): there from torch, in a
-few lines here. Measured deviations of
-logits, losses and gradients are a twentieth of what is allowed, or less.
+few lines here. Measured deviations of logits, losses and gradients are a twentieth of what is
+allowed, or less.
 """
 
 from __future__ import annotations

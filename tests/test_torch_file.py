@@ -151,8 +151,9 @@ def test_every_dtype_is_read_bit_for_bit(torch, save):
         for name in DTYPES
     }
     path = save(tensors)
-    tree = assert_read_as_torch_does(torch, path)
-    assert {tensor.dtype for tensor in tree.values()} == set(DTYPES)
+    with open_torch_file(path) as file:  # torch itself cannot load uint16 from the older format
+        assert_same(file.tree, tensors)
+        assert [tensor.dtype for tensor in file.tree.values()] == DTYPES
 
 
 def test_views_shared_storages_and_parameters_are_read_as_torch_reads_them(torch, save):
@@ -606,7 +607,7 @@ REFUSED = {
     "negative size": (tensor(0, (-1,), (1,)), "a tensor that cannot be"),
     "sizes beyond 64 bits": (tensor(0, (2**64,), (0,)), "a tensor that cannot be"),
     "more strides than sizes": (tensor(0, (2,), (1, 1)), "a tensor that cannot be"),
-    "65 axes": (tensor(0, (1,) * 65, (1,) * 65), "a tensor that cannot be"),
+    "17 axes": (tensor(0, (1,) * 17, (1,) * 17), "a tensor that cannot be"),
     "enormous and empty": (tensor(0, (0, 2**62), (1, 1)), "impossible even for an empty tensor"),
     "tensor of no storage": (tensor(storage=b"N"), "a tensor that cannot be"),
     "too few arguments": (b"ctorch._utils\n_rebuild_tensor_v2\n)R", "wrong number of arguments"),
@@ -631,7 +632,7 @@ def test_what_no_checkpoint_needs_is_refused(tmp_path, name):
     with pytest.raises(TorchFileError, match=reason) as caught:
         open_bytes(tmp_path, checkpoint(program))
     assert caught.value.entry == "a/data.pkl"
-    assert len(str(caught.value)) < 1000 + 65 * 40
+    assert len(str(caught.value)) < 1000
 
 
 def test_odd_programs_that_do_no_harm_leave_inert_notes(tmp_path):
@@ -845,13 +846,13 @@ def test_hostile_files_of_the_older_format_are_refused(tmp_path):
 # Damage and bombs, in a process of their own, so that its memory can be seen
 
 CHILD = """
-    import io, json, resource, signal, struct, sys, zipfile
+    import json, signal, sys, zipfile
     import numpy as np
     from vmae_jax.torch_file import Inert, LazyTensor, TorchFileError, open_torch_file
 
-    def peak():
-        scale = 1 if sys.platform == "darwin" else 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
+    def peak():  # not ru_maxrss, which begins at what the parent had
+        with open("/proc/self/status") as status:
+            return 1024 * next(int(x.split()[1]) for x in status if x.startswith("VmHWM"))
 
     def contents(value):
         if isinstance(value, LazyTensor):
@@ -984,50 +985,55 @@ def test_damaged_pickles_with_right_checksums_only_raise_the_one_error(torch, tm
     assert outcome["bytes"] < good.stat().st_size + (300 << 20)
 
 
-BOMBS = """
-    M = 1 << 20
-    n = 1_999_000
-    ordered = b"ccollections\\nOrderedDict\\nh\\0\\x85R"
-    laughs = b")q\\0" + b"h\\0h\\0\\x86q\\0" * 60
-    ascii_and_one = b"a" * (30 * M) + "\\U0001f600".encode()
-    programs = {
-        "dicts": b"}" * n,
-        "lists in marks": b"(]" * (n // 2),
-        "dicts of one item": b"}NNs" * (n // 4),
-        "objects": b"cargparse\\nNamespace\\n)\\x81" * (n // 3),
-        "names": b"cargparse\\nNamespace\\n" * n,
-        "memo": b"(" + b"}\\x94" * (n // 2) + b"t",
-        "sets": b"\\x8f" * n,
-        "tuples": b")" + b"\\x85" * n,
-        "floats": b"G" + bytes(8),
-        "wide text": b"X" + struct.pack("<I", len(ascii_and_one)) + ascii_and_one,
-        "opcodes": b"N" * (31 * M),
-        "colliding keys": b"}(" + b"".join(
-            b"\\x8a\\x14" + ((2**61 - 1) * i).to_bytes(20, "little") + b"N" for i in range(400_000)
-        ) + b"u",
-        "keys that take long to hash": laughs + b"}(" + b"h\\0N" * 9 + b"u",
-        "names that take long to print": laughs + b"h\\0h\\0\\x93",
-        "one list in many": b"]q\\0(" + b"N" * 900_000 + b"e" + ordered * 9000,
-    }
-    programs["floats"] *= n
-    path = sys.argv[1]
-    for name, program in programs.items():
-        if name not in ("tuples", "keys that take long to hash"):
-            program += b"N"
-        with zipfile.ZipFile(path, "w") as archive:
-            archive.writestr("a/data.pkl", b"\\x80\\x02" + program + b".")
-            size = archive.fp.tell()
-        before = peak()
-        result = attempt(path, type)
-        print(json.dumps([name, peak() - before - size, str(result)[:200]]))
-        del program
+MANY = torch_file.MAX_OPCODES - 1000
+WIDE = b"a" * (15 << 20) + "\U0001f600".encode()  # makes all of the text four bytes a letter
+LAUGHS = b")q\0" + b"h\0h\0\x86q\0" * 60
+BOMBS = {
+    "dicts": b"}" * MANY,
+    "lists in marks": b"(]" * (MANY // 2),
+    "dicts of one item": b"}NNs" * (MANY // 4),
+    "objects": b"cargparse\nNamespace\nq\0" + b"h\0)\x81" * (MANY // 4),
+    "names": b"cargparse\nNamespace\n" * 600_000,
+    "memo": b"}\x94" * (MANY // 2),
+    "sets": b"\x8f" * MANY,
+    "tuples": b")" + b"\x85" * MANY,
+    "tensors": b"ctorch._utils\n_rebuild_tensor_v2\nq\0"
+    + tensor(0, (1,) * 16, (1,) * 16).removeprefix(b"ctorch._utils\n_rebuild_tensor_v2\n")[:-1]
+    + b"q\1"
+    + b"h\0h\1R" * (MANY // 3 - 100),
+    "numbers": (b"G" + bytes(8)) * MANY,
+    "wide text": text(WIDE),
+    "wide text and dicts": text(WIDE[1 << 20 :]) + b"}" * MANY,
+    "opcodes": b"N" * (15 << 20),
+    "colliding keys": b"}("
+    + b"".join(number((2**61 - 1) * i) + b"N" for i in range(400_000))
+    + b"u",
+    "keys that take long to hash": LAUGHS + b"}(" + b"h\0N" * 9 + b"u",
+    "names that take long to print": LAUGHS + b"h\0h\0\x93",
+    "one list in many": b"]q\0("
+    + b"N" * 900_000
+    + b"e"
+    + b"ccollections\nOrderedDict\nh\0\x85R" * 9000,
+}
+BOMB = """
+    before = peak()
+    result = attempt(sys.argv[1], lambda tree: "read")
+    print(json.dumps({"bytes": peak() - before, "result": str(result)}))
 """
 
 
-def test_bombs_stay_within_300_mib_and_10_seconds(tmp_path):
-    base = textwrap.dedent(CHILD) + textwrap.dedent(BOMBS)
-    lines = run_child(base, tmp_path / "bomb.pth").splitlines()
-    assert len(lines) == 15
-    for line in lines:
-        name, extra, _ = json.loads(line)
-        assert extra < 300 << 20, name
+@pytest.mark.parametrize("name", BOMBS)
+def test_bombs_stay_within_300_mib_and_10_seconds(tmp_path, name):
+    path = tmp_path / "bomb.pth"
+    path.write_bytes(checkpoint(BOMBS[name]))
+    script = textwrap.dedent(CHILD) + textwrap.dedent(BOMB)
+    outcome = json.loads(run_child(script, path))
+    print(outcome)
+    assert outcome["bytes"] < path.stat().st_size + (250 << 20)  # the rest is numpy and Python
+
+
+def test_bombs_of_the_older_format_share_one_budget(tmp_path):
+    dicts = b"\x80\x02" + b"}" * (MANY // 2) + b"."
+    parts = [pickle.dumps(x, 2) for x in (0x1950A86A20F9469CFC6C, 1001)]
+    with pytest.raises(TorchFileError, match="more than 1000000 opcodes"):
+        open_bytes(tmp_path, b"".join([*parts, dicts, dicts, dicts]))

@@ -33,11 +33,11 @@ import ml_dtypes
 import numpy as np
 
 # Far above any checkpoint. What a hostile file may cost follows from them.
-MAX_PICKLE_BYTES = 32 << 20
-MAX_OPCODES = 2_000_000  # each leaves at most about 100 bytes behind
+MAX_PICKLE_BYTES = 16 << 20
+MAX_OPCODES = 1_000_000  # each leaves at most about 100 bytes behind, and takes microseconds
 MAX_ENTRIES = 100_000
 MAX_DEPTH = 64  # of dicts, lists and tuples in one another
-MAX_RANK = 64  # numpy's
+MAX_RANK = 16  # axes of a tensor
 CHUNK = 1 << 20  # bytes read, and added to the checksum, at a time
 
 SAVE_AGAIN = (
@@ -351,7 +351,7 @@ NAMES = _known_names()
 
 
 class _Machine:
-    """Runs one pickle of protocol 2 or later, from a stream of which `limit` bytes are left.
+    """Runs pickles of protocol 2 or later, one after another, from the next `limit` bytes.
 
     Args:
       find_storage: (key, number of elements, bytes of one) -> _Storage.
@@ -363,13 +363,14 @@ class _Machine:
         self.stream = stream
         self.left = min(limit, MAX_PICKLE_BYTES)
         self.find_storage = find_storage
+        self.budget = iter(range(MAX_OPCODES))
+
+    def load(self) -> Any:
         self.stack: list = []
         self.outer: list[list] = []  # the stacks below the marks
         self.memo: dict[int, Any] = {}
-
-    def load(self) -> Any:
         try:
-            for _ in range(MAX_OPCODES):
+            for _ in self.budget:
                 opcode = self.take(1)
                 if opcode == pickle.STOP:
                     result = self.stack.pop()
@@ -809,20 +810,17 @@ class TorchFile:
                 _damaged(f"storage {_shown(key)} has two sizes")
             return storage
 
-        def load_next() -> Any:
-            left = self._size - self._file.tell()
-            return _Machine(self._file, left, find_storage).load()
-
         self._file.seek(0)
-        if load_next() != 0x1950A86A20F9469CFC6C:
+        machine = _Machine(self._file, self._size, find_storage)
+        if machine.load() != 0x1950A86A20F9469CFC6C:
             _refuse(f"is a pickle, but not one of torch.save; {SAVE_AGAIN}")
-        if load_next() != 1001:
+        if machine.load() != 1001:
             _refuse(f"is of an unknown version; {SAVE_AGAIN}")
-        match load_next():
+        match machine.load():
             case {"little_endian": False}:
                 _refuse(f"was written on a big-endian machine; {SAVE_AGAIN}")
-        tree = load_next()
-        keys = load_next()
+        tree = machine.load()
+        keys = machine.load()
         if not isinstance(keys, list) or {*map(_key, keys)} != storages.keys():
             _damaged("the storages that it lists are not those of its tensors")
         at = self._file.tell()
