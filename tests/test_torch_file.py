@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import pickle
+import signal
 import struct
 import subprocess
 import sys
@@ -18,6 +19,18 @@ import pytest
 
 from vmae_jax import torch_file
 from vmae_jax.torch_file import Inert, LazyTensor, TorchFileError, open_torch_file
+
+
+@pytest.fixture(autouse=True)
+def _no_hanging():
+    def stop(*_):
+        raise TimeoutError("60 s have passed")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(60)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
 
 
 @pytest.fixture(scope="module")
@@ -764,13 +777,17 @@ def test_too_many_entries_are_refused_by_their_number(tmp_path):
     data = b"PK\3\4" + bytes(46 * 65535) + end
     with pytest.raises(TorchFileError, match="entries is damaged"):
         open_bytes(tmp_path, data)
-    wide = struct.pack("<4sQ12xQQQQ", b"PK\6\6", 44, 2**40, 2**40, 46 * 2**40, 4)
-    pointer = struct.pack("<4s4xQ4x", b"PK\6\7", 4)
+    wide = struct.pack("<4sQ12xQQQQ", b"PK\6\6", 44, 2**40, 2**40, 46, 4)
+    pointer = struct.pack("<4s4xQ4x", b"PK\6\7", 50)
+    end = b"PK\5\6" + b"\xff" * 16 + bytes(2)
     with pytest.raises(TorchFileError, match="has 1099511627776 entries, and at most 100000"):
-        open_bytes(
-            tmp_path,
-            b"PK\3\4" + wide + pointer + struct.pack("<4s18B", b"PK\5\6", *[255] * 16, 0, 0),
-        )
+        open_bytes(tmp_path, b"PK\3\4" + bytes(46) + wide + pointer + end)
+
+
+def test_an_enormous_pickle_is_refused_unread(tmp_path):
+    path = write_zip(tmp_path / "large.pth", {"a/data.pkl": bytes(torch_file.MAX_PICKLE_BYTES + 1)})
+    with pytest.raises(TorchFileError, match="is the limit for what is not weights"):
+        open_torch_file(path)
 
 
 def test_sizes_and_positions_may_have_64_bits(tmp_path):
@@ -1028,7 +1045,6 @@ def test_bombs_stay_within_300_mib_and_10_seconds(tmp_path, name):
     path.write_bytes(checkpoint(BOMBS[name]))
     script = textwrap.dedent(CHILD) + textwrap.dedent(BOMB)
     outcome = json.loads(run_child(script, path))
-    print(outcome)
     assert outcome["bytes"] < path.stat().st_size + (250 << 20)  # the rest is numpy and Python
 
 
