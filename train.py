@@ -171,8 +171,8 @@ def make_model_config(config: ConfigDict) -> VideoMAEConfig:
 def open_source(config: ConfigDict, split: str) -> VideoSource:
     """One split of the data set, its files held in memory if the configuration says so."""
     source = make_source(config.data.name, config.data.path, split, **config.data.options)
-    if config.data.cache_short_side is not None:
-        source = cached(source, config.data.cache_short_side)
+    if config.data.cache_size is not None:
+        source = cached(source, config.data.cache_size)
     return source
 
 

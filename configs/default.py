@@ -58,9 +58,8 @@ def get_config() -> ConfigDict:
     data.frame_stride = 4  # the original's sampling_rate
     data.num_threads = 16  # that decode, on each host
     data.prefetch_batches = 2  # made ahead on each host
-    data.cache_short_side = placeholder(
-        int
-    )  # keep all videos in memory, shrunk to this many pixels
+    # (height, width): decode every file once, keep it in memory at this size; for tiny data sets
+    data.cache_size = placeholder(tuple)
 
     # Learning rate: linear warmup from 0, then half a cosine.
     config.schedule = schedule = ConfigDict()

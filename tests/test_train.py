@@ -31,7 +31,7 @@ TINY = {
     "model.decoder_intermediate_size": 32,
     "model.drop_path_rate": 0.1,
     "data.batch_size": 4,
-    "data.cache_short_side": 40,
+    "data.cache_size": "(40,40)",
     "objective.mask_ratio": 0.75,
     "schedule.num_steps": NUM_STEPS,
     "schedule.warmup_steps": 3,
@@ -178,7 +178,7 @@ def test_a_misspelt_or_mistyped_option_is_named(argument, message, tmp_path):
 )
 def test_a_setting_that_cannot_work_is_named_before_anything_is_written(changes, message, tmp_path):
     config = demo.get_config()
-    tiny = {**TINY, "model.image_size": (32, 32)}
+    tiny = {**TINY, "model.image_size": (32, 32), "data.cache_size": (40, 40)}
     config.update_from_flattened_dict({**tiny, **changes})
     with pytest.raises(ValueError, match=message):
         train.main(config, str(tmp_path / "run"))

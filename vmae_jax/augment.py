@@ -107,18 +107,6 @@ def centre_crop(frames: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
     return resized[:, top : top + target_height, left : left + target_width]
 
 
-def resize_short_side(frames: np.ndarray, short_side: int) -> np.ndarray:
-    """Frames whose shorter side is at most `short_side`, uint8 [T, h, w, C]; never enlarged.
-
-    The long side is rounded down. Frames that are small enough come back as they are.
-    """
-    _, height, width, _ = frames.shape
-    short = min(height, width)
-    if short <= short_side:
-        return frames
-    return _resize(frames, (height * short_side // short, width * short_side // short))
-
-
 def _resize(frames: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     height, width = size
     resized = np.empty((len(frames), height, width, frames.shape[-1]), np.uint8)

