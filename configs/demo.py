@@ -30,6 +30,7 @@ def get_config():
     config.data.batch_size = 16
     config.data.frame_stride = 2
     config.data.num_threads = 2
+    # small square videos leave few different crops, which so small a model learns in time
     config.data.cache_size = (64, 64)
 
     config.schedule.base_lr = 1.5e-3 * 256 / 16
@@ -37,7 +38,7 @@ def get_config():
     config.schedule.num_steps = 1500
     config.schedule.warmup_steps = 100
 
-    config.run.log_every_steps = 25
+    config.run.log_every_steps = 10
     config.run.eval_every_steps = 250
     config.run.save_every_steps = 250
     return config

@@ -48,13 +48,7 @@ RATIO = 0.5
 KEYS = jax.random.split(jax.random.key(0), 4)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def hasty_compilation():
-    """These tests compile for seconds and then compute for milliseconds."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
+pytestmark = pytest.mark.usefixtures("hasty_compiler")
 
 
 def make_model(config=CONFIG, compute=Compute()):

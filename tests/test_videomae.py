@@ -34,13 +34,7 @@ MASK = Mask.from_bool(np.array([[0, 1, 1, 1, 0, 1] * 2, [1, 0, 1, 0, 1, 1] * 2],
 NUM_VISIBLE = 4
 
 
-@pytest.fixture(scope="module", autouse=True)
-def hasty_compilation():
-    """These tests compile for seconds and then compute for milliseconds."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
+pytestmark = pytest.mark.usefixtures("hasty_compiler")
 
 
 def make_model(config=CONFIG, compute=Compute(), seed=0, **parts):

@@ -28,13 +28,7 @@ DEPTH, WIDTH, HEADS, MLP = 3, 8, 2, 16
 CONFIG = VideoMAEConfig(hidden_act="gelu", layer_norm_eps=1e-6)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def hasty_compilation():
-    """These tests compile for seconds and then compute for milliseconds."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
+pytestmark = pytest.mark.usefixtures("hasty_compiler")
 
 
 def filled(make_module, seed=0):

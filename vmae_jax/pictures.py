@@ -249,7 +249,7 @@ def draw_curve(
     if not series.get("loss"):
         raise ValueError(f"{metrics_path} has no line with 'loss' and 'step': nothing to draw yet.")
     steps, losses = _columns(series["loss"])
-    window = max(1, len(losses) // 40)
+    window = 1 + len(losses) // 20
     figure = Figure(figsize=(9, 5.5), layout="constrained")
     axes, rate_axes = figure.subplots(
         2, 1, sharex=True, gridspec_kw={"height_ratios": [4, 1], "hspace": 0.04}
@@ -260,7 +260,7 @@ def draw_curve(
         _running_mean(losses, window),
         color="#1f5fa8",
         linewidth=1.8,
-        label=f"training clips, mean of {window} points",
+        label=f"training clips, running mean of {window}",
     )
     if "held_out/loss" in series:
         axes.plot(
