@@ -3,7 +3,8 @@
 python train.py --config=configs/demo.py --workdir=runs/demo
 
 It learns to fill 90 % of small frames of three videos, no more: enough to see every part at work.
-Predicting nothing has a loss of 0.998, and that plateau takes some 300 steps to leave.
+Predicting nothing has a loss of 0.998; on held-out clips the loss falls below that after some 600
+steps, and ends near 0.89.
 """
 
 from ml_collections import ConfigDict
@@ -35,7 +36,7 @@ def get_config():
 
     config.schedule.base_lr = 1.5e-3 * 256 / 16
     config.schedule.base_final_lr = 1e-5 * 256 / 16
-    config.schedule.num_steps = 1500
+    config.schedule.num_steps = 1800
     config.schedule.warmup_steps = 100
 
     config.run.log_every_steps = 10
