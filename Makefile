@@ -1,5 +1,6 @@
 # make demo   sets up .venv, trains on real video, draws what the model reconstructs
 # make test   sets up .venv with the originals beside it, checks style, runs all tests
+# make clean  removes the environment, never a run
 PYTHON ?= python3
 PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check
 WORKDIR ?= runs/demo
@@ -29,4 +30,4 @@ lint: .venv/dev.done
 	touch $@
 
 clean:
-	rm -rf .venv runs build *.egg-info
+	rm -rf .venv build *.egg-info

@@ -39,7 +39,10 @@ logger = logging.getLogger("train")
 
 
 def main(config: ConfigDict, workdir: str) -> dict[str, float]:
-    """A whole run, from wherever the workdir says it stands. Returns the last held-out metrics."""
+    """A whole run, from wherever the workdir says it stands.
+
+    Returns the last held-out metrics of this start.
+    """
     model_config = make_model_config(config)
     compute = Compute(**config.compute)
     mesh = sharding.make_mesh(config.data.batch_size)
@@ -187,7 +190,7 @@ def describe_run(
         "vmae_jax": vmae_jax.__version__,
         "jax": jax.__version__,
     }
-    lineage = {"run": uuid.uuid4().hex, "parent": None, "starts": []}
+    lineage = {"run": uuid.uuid4().hex, "starts": []}
     if restored:
         lineage = restored.info["lineage"]
         before, now = _flat(restored.info["config"]), _flat(run_config)
@@ -228,11 +231,21 @@ def log_start(config, model, state, samples, held_out, schedule, mesh, restored)
     )  # fmt: skip
     devices = mesh.devices.flat
     logger.info("devices: %d x %s", len(mesh.devices.flat), devices[0].device_kind)
-    if model.norm_pix_loss:
-        pixels = model.tubelet_size * model.patch_size**2
-        logger.info("predicting zero would give a loss of %.4f", (pixels - 1) / pixels)
+    if (loss := zero_loss(config, model)) is not None:
+        logger.info("predicting zero would give a loss of %.4f", loss)
     if restored:
         logger.info("going on from %s", restored.path)
+
+
+def zero_loss(config: ConfigDict, model: VideoMAEConfig) -> float | None:
+    """The loss of a prediction of zeros, where it is a constant.
+
+    The squares of n pixels that are divided by their unbiased deviation have the mean (n - 1) / n.
+    """
+    if not model.norm_pix_loss or config.objective.loss != "mse":
+        return None
+    pixels = model.tubelet_size * model.patch_size**2
+    return (pixels - 1) / pixels
 
 
 def to_floats(metrics: dict[str, jax.Array], step: int) -> dict[str, float]:
@@ -277,17 +290,16 @@ def draw(model: VideoMAE, held_out: HeldOutSamples, config: ConfigDict, workdir:
     """The loss curve, and reconstructions of the first held-out clips, under <workdir>/pictures."""
     folder = os.path.join(workdir, "pictures")
     os.makedirs(folder, exist_ok=True)
-    c = model.config
-    pixels = c.tubelet_size * c.patch_size**2
-    normalised = c.norm_pix_loss and config.objective.loss == "mse"
-    pictures.draw_curve(
-        os.path.join(workdir, "metrics.jsonl"),
-        os.path.join(folder, "loss.png"),
-        zero_loss=(pixels - 1) / pixels if normalised else None,
-    )
+    if config.run.log_every_steps:
+        pictures.draw_curve(
+            os.path.join(workdir, "metrics.jsonl"),
+            os.path.join(folder, "loss.png"),
+            zero_loss=zero_loss(config, model.config),
+        )
     clips = [held_out[i] for i in range(min(config.run.picture_clips, len(held_out)))]
     draw_mask = MASKS[config.objective.mask]
-    mask = draw_mask(jax.random.key(config.seed), len(clips), c.grid, config.objective.mask_ratio)
+    key, ratio = jax.random.key(config.seed), config.objective.mask_ratio
+    mask = draw_mask(key, len(clips), model.config.grid, ratio)
     reconstruction = reconstruct(model, np.stack([clip["video"] for clip in clips]), mask)
     for i, clip in enumerate(clips):
         names = {"clip_name": clip["clip_id"], "mask_name": f"{config.objective.mask} mask"}

@@ -54,11 +54,11 @@ def get_config() -> ConfigDict:
     data.name = "video_folder"  # a name in vmae_jax.sources.DATASETS
     data.path = ""  # folder of the data set
     data.options = ConfigDict({"held_out_ratio": 0.05})  # of that data set, see its function
-    data.batch_size = 2048  # clips of one step, over all devices and hosts
+    data.batch_size = 2048  # clips of one step, over all devices
     data.frame_stride = 4  # the original's sampling_rate
-    data.num_threads = 16  # that decode, on each host
-    data.prefetch_batches = 2  # made ahead on each host
-    # (height, width): decode every file once, keep it in memory at this size; for tiny data sets
+    data.num_threads = 16  # that decode
+    data.prefetch_batches = 2  # made ahead
+    # (height, width): decode each file once per split, keep it in memory so small; for tiny sets
     data.cache_size = placeholder(tuple)
 
     # Learning rate: linear warmup from 0, then half a cosine.

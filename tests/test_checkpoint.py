@@ -145,8 +145,21 @@ def test_damaged_metadata_falls_back(copy):
 def test_nothing_usable_names_every_step(copy):
     for step in (10, 20, 30):
         (copy / str(step) / "_CHECKPOINT_METADATA").write_text("{")
-    with pytest.raises(checkpoint.CheckpointError, match=r"no usable checkpoint.*30.*20.*10"):
+    for _ in range(2):  # a second start must not take the folder for a new one
+        with pytest.raises(checkpoint.CheckpointError, match=r"no usable checkpoint.*30.*20.*10"):
+            checkpoint.restore_newest(copy, template())
+    assert checkpoint.saved_steps(copy) == [10, 20, 30]
+
+
+@pytest.mark.parametrize("error", [MemoryError("no room"), PermissionError("closed")])
+def test_what_is_no_damage_is_not_taken_for_it(copy, error, monkeypatch):
+    def fail(*args, **kwargs):
+        raise RuntimeError("wrapped") from error
+
+    monkeypatch.setattr(checkpoint.ocp, "load_checkpointables", fail)
+    with pytest.raises(RuntimeError, match="wrapped"):
         checkpoint.restore_newest(copy, template())
+    assert checkpoint.saved_steps(copy) == [10, 20, 30]
 
 
 def test_another_model_is_refused_and_left_alone(copy):

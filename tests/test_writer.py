@@ -62,6 +62,7 @@ def test_pauses_and_compiling_do_not_count(clock):
     progress = writer.Progress(start_step=0, num_steps=100, batch_size=1)
     clock[0] += 60
     assert progress.restart(1) == 60
+    assert progress.report(1) == {}  # no step since: no rate
     clock[0] += 5
     with progress.pause():
         clock[0] += 1000

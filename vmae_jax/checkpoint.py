@@ -145,7 +145,8 @@ def saved_steps(directory: str | os.PathLike) -> list[int]:
 def restore_newest(directory: str | os.PathLike, template: Any) -> Restored | None:
     """The newest intact checkpoint, or None if there is none at all.
 
-    A damaged one is named in the log, renamed to `<step>.corrupt-<n>`, and the one before is tried.
+    A damaged one is skipped; once an older one is restored it is named in the log and renamed to
+    `<step>.corrupt-<n>`. If none is intact, nothing is renamed.
     Call it before `Checkpoints` is made: Orbax may fail to open a folder with a damaged step.
 
     Args:
@@ -156,23 +157,34 @@ def restore_newest(directory: str | os.PathLike, template: Any) -> Restored | No
         intact but of another model or another format.
     """
     directory = epath.Path(directory)
-    causes = []
+    damaged: dict[int, CheckpointError] = {}
     for step in reversed(saved_steps(directory)):
-        path = directory / str(step)
         try:
-            return restore(path, template)
+            restored = restore(directory / str(step), template)
         except CheckpointMismatch:
             raise
         except CheckpointError as error:
-            causes.append(str(error))
-            n = 0
-            while (renamed := directory / f"{step}.corrupt-{n}").exists():
-                n += 1
-            path.rename(renamed)
-            logger.error("%s Renamed to %s; trying the one before.", error, renamed.name)
-    if causes:
-        raise CheckpointError("no usable checkpoint is left. " + " ".join(causes))
+            damaged[step] = error
+            continue
+        for step, error in damaged.items():
+            renamed = _free_name(directory, f"{step}.corrupt")
+            (directory / str(step)).rename(renamed)
+            logger.error("%s Renamed to %s; the one before is used.", error, renamed.name)
+        return restored
+    if damaged:
+        causes = " ".join(map(str, damaged.values()))
+        raise CheckpointError(
+            f"no usable checkpoint is left in {directory}. {causes} Restore one from a backup, or "
+            "start with another workdir."
+        )
     return None
+
+
+def _free_name(directory: epath.Path, stem: str) -> epath.Path:
+    n = 0
+    while (path := directory / f"{stem}-{n}").exists():
+        n += 1
+    return path
 
 
 class CheckpointMismatch(CheckpointError):
@@ -196,6 +208,7 @@ def restore(path: str | os.PathLike, template: Any) -> Restored:
         stored = _named_leaves(metadata.metadata["state"])
         expected_prints, step, version = info["fingerprint"], int(info["step"]), info["format"]
     except Exception as error:  # whatever Orbax makes of a damaged file
+        _raise_if_not_damage(error)
         raise CheckpointError(f"{path} is damaged: {_root_cause(error)}.") from error
     if version != FORMAT:
         raise CheckpointMismatch(
@@ -228,6 +241,7 @@ def restore(path: str | os.PathLike, template: Any) -> Restored:
         state = _from_plain(plain, template)
         found = fingerprint(state)
     except Exception as error:
+        _raise_if_not_damage(error)
         raise CheckpointError(f"{path} is damaged: {_root_cause(error)}.") from error
     wrong = [name for name, value in found.items() if expected_prints.get(name) != value]
     if wrong:
@@ -259,9 +273,19 @@ def read_params(path: str | os.PathLike) -> tuple[dict[str, jax.Array], dict[str
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), stored
         )
     except Exception as error:
+        _raise_if_not_damage(error)
         raise CheckpointError(f"{path} is damaged: {_root_cause(error)}.") from error
     restored = restore(path, {"params": template})
     return _named_leaves(restored.state["params"]), restored.info
+
+
+def _raise_if_not_damage(error: BaseException) -> None:
+    """A machine out of memory, or a folder closed to us, says nothing about the file."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, (MemoryError, PermissionError)) or "RESOURCE_EXHAUSTED" in str(cause):
+            raise error
+        cause = cause.__cause__ or cause.__context__
 
 
 def _root_cause(error: BaseException) -> str:

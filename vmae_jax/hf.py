@@ -144,7 +144,8 @@ class _PreTrainedModel(nnx.Module):
         runs.
 
         What was saved from another of the three classes loads as well: what this class lacks is
-        dropped, a classifier that the file lacks starts fresh, and a log line names both.
+        dropped, a classifier that the file lacks starts fresh, and a log line names both. A decoder
+        that the file lacks is an error.
 
         Args:
           path: the directory; or the workdir of a run, or the folder of one of its steps.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import inspect
 import itertools
 import os
 import threading
@@ -321,6 +322,13 @@ def make_source(name: str, path: str | None, split: str, **options) -> VideoSour
     """
     if name not in DATASETS:
         raise ValueError(f"name={name!r} is no data set; choose one of {sorted(DATASETS)}.")
+    known = list(inspect.signature(DATASETS[name]).parameters)[2:]
+    for option in options:
+        if option not in known:
+            raise ValueError(
+                f"data.options.{option} is no option of data set {name!r}; it has {known}. "
+                "Options belong to one data set: set them in a recipe."
+            )
     return DATASETS[name](path, split, **options)
 
 

@@ -1,4 +1,4 @@
-"""The parts of a video transformer: tubelet embedding, attention, block, and the scanned stack.
+"""The parts of a video transformer: positions, attention, block, and the scanned stack.
 
 The blocks of a stack are one `Block` whose parameters carry a leading layer axis; they run in a
 `jax.lax.scan`, which compiles in a third of the time of a loop. So a rule about parameters must go

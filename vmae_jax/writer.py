@@ -85,11 +85,15 @@ class Progress:
         return seconds
 
     def report(self, step: int) -> dict[str, float]:
-        """Rates over the steps since the last report: `clips_per_second`, `data_wait_share` (of the
-        time of the steps), `eta_seconds`."""
+        """Rates over the steps since the last report; none if there was no step since.
+
+        `clips_per_second`, `data_wait_share` (of the time of the steps), `eta_seconds`.
+        """
+        if step == self._step:
+            return {}
         now = time.perf_counter()
         seconds = max(now - self._time - self._paused, 1e-9)
-        per_step = seconds / max(step - self._step, 1)
+        per_step = seconds / (step - self._step)
         rates = {
             "clips_per_second": self._batch_size / per_step,
             "data_wait_share": min(1.0, self._waited / seconds),
@@ -99,12 +103,16 @@ class Progress:
         return rates
 
     def line(self, step: int, metrics: Mapping[str, float]) -> str:
-        """E.g. "step 120/1500  loss 0.9534  lr 1.2e-03  62 clips/s  data wait 3 %  ETA 0:02:31"."""
+        """What is printed: "step 120/1500  loss 0.9534  ...", with the rates that `metrics` has."""
+        text = (
+            f"step {step}/{self._num_steps}  loss {metrics['loss']:.4f}  "
+            f"grad norm {metrics['grad_norm']:.3f}  lr {metrics['learning_rate']:.2e}"
+        )
+        if "eta_seconds" not in metrics:
+            return text
         eta = int(metrics["eta_seconds"])
         clock = f"{eta // 3600}:{eta // 60 % 60:02d}:{eta % 60:02d}"
         return (
-            f"step {step}/{self._num_steps}  loss {metrics['loss']:.4f}  "
-            f"grad norm {metrics['grad_norm']:.3f}  lr {metrics['learning_rate']:.2e}  "
-            f"{metrics['clips_per_second']:.1f} clips/s  "
+            f"{text}  {metrics['clips_per_second']:.1f} clips/s  "
             f"data wait {100 * metrics['data_wait_share']:.0f} %  ETA {clock}"
         )

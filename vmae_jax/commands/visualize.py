@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> None:
     if config.num_channels != 3:
         raise ValueError(
             f"num_channels={config.num_channels}, but a video file gives 3; for other channels "
-            "call vmae_jax.pictures.reconstruct with your own arrays."
+            "call vmae_jax.reconstruction.reconstruct with your own arrays."
         )
     indices = _clip_indices(args, reader, config.num_frames)
     video = centre_crop(reader.read(indices), config.frame_size)[None]
