@@ -93,7 +93,7 @@ def main(config: ConfigDict, workdir: str) -> dict[str, float]:
     shape = (config.data.batch_size, clip[0], *clip[2], model_config.num_channels)
     # a setting that cannot work shows here, before anything is written
     jax.eval_shape(train_step, template, {"video": jax.ShapeDtypeStruct(shape, np.uint8)})
-    checkpoint_dir = os.path.join(os.path.abspath(workdir), "checkpoints")
+    checkpoint_dir = os.path.join(workdir, "checkpoints")
     restored = restore_newest(checkpoint_dir, template)
     state = restored.state if restored else jax.jit(init, out_shardings=on_all)()
     start_step = restored.step if restored else 0

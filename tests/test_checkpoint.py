@@ -188,6 +188,15 @@ def test_another_format_is_refused(tmp_path, monkeypatch):
         checkpoint.restore_newest(tmp_path, template())
 
 
+def test_a_relative_path_will_do(saved, monkeypatch):
+    monkeypatch.chdir(saved.parent.parent)
+    step = checkpoint.find_step(saved.parent.name)
+    assert checkpoint.read_params(step)[1]["step"] == 30
+    relative = f"{saved.parent.name}/checkpoints"
+    assert checkpoint.restore_newest(relative, template()).step == 30
+    assert checkpoint.restore(f"{relative}/20", template()).step == 20
+
+
 def test_params_alone(saved):
     values, info = checkpoint.read_params(checkpoint.find_step(saved.parent))
     assert info["step"] == 30

@@ -21,6 +21,12 @@ logger = logging.getLogger(__name__)
 FORMAT = 1
 
 
+def _folder(path: str | os.PathLike) -> epath.Path:
+    """Absolute, because Orbax takes a relative path for a damaged checkpoint."""
+    text = os.fspath(path)
+    return epath.Path(text if "://" in text else os.path.abspath(text))
+
+
 class CheckpointError(RuntimeError):
     """A checkpoint that cannot be used; says which, and why."""
 
@@ -105,7 +111,7 @@ class Checkpoints:
         Raises:
           OSError: if nothing can be written there.
         """
-        self.directory = epath.Path(directory)
+        self.directory = _folder(directory)
         self.directory.mkdir(parents=True, exist_ok=True)
         context = ocp.Context()
         # otherwise an unwritable folder is noticed late, and the process hangs at its end
@@ -136,7 +142,7 @@ class Checkpoints:
 
 def saved_steps(directory: str | os.PathLike) -> list[int]:
     """Steps that have a finished folder, oldest first; damaged ones may be among them."""
-    directory = epath.Path(directory)
+    directory = _folder(directory)
     if not directory.exists():
         return []
     return sorted(int(p.name) for p in directory.iterdir() if p.name.isdigit())
@@ -156,7 +162,7 @@ def restore_newest(directory: str | os.PathLike, template: Any) -> Restored | No
       CheckpointError: if there are checkpoints and none of them is intact; or if the newest is
         intact but of another model or another format.
     """
-    directory = epath.Path(directory)
+    directory = _folder(directory)
     damaged: dict[int, CheckpointError] = {}
     for step in reversed(saved_steps(directory)):
         try:
@@ -201,7 +207,7 @@ def restore(path: str | os.PathLike, template: Any) -> Restored:
       CheckpointMismatch: if names or shapes differ from the template, all of them named.
       CheckpointError: if it is damaged.
     """
-    path = epath.Path(path)
+    path = _folder(path)
     try:
         metadata = ocp.checkpointables_metadata(path)
         info = dict(metadata.custom_metadata)
@@ -251,7 +257,7 @@ def restore(path: str | os.PathLike, template: Any) -> Restored:
 
 def find_step(path: str | os.PathLike) -> epath.Path | None:
     """The folder of a step: `path` itself, or the newest of a workdir; None if it is neither."""
-    path = epath.Path(path)
+    path = _folder(path)
     if path.name.isdigit() and (path / "_CHECKPOINT_METADATA").exists():
         return path
     for directory in (path / "checkpoints", path):
@@ -265,7 +271,7 @@ def read_params(path: str | os.PathLike) -> tuple[dict[str, jax.Array], dict[str
 
     Raises: CheckpointError if it is damaged.
     """
-    path = epath.Path(path)
+    path = _folder(path)
     try:
         stored = ocp.checkpointables_metadata(path).metadata["state"]["params"]
         here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
