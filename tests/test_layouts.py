@@ -17,7 +17,7 @@ import safetensors.numpy
 from flax import nnx
 
 import vmae_jax
-from vmae_jax import layouts
+from vmae_jax import export, layouts, pretrained
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -118,9 +118,9 @@ def test_table_has_each_parameter_once(name, qkv_bias, use_mean_pooling, num_lab
         qkv_bias=qkv_bias, use_mean_pooling=use_mean_pooling, num_labels=num_labels
     )
     ours = layouts.parameters(random_model(getattr(vmae_jax, name), config).core)
-    paths = [row.path for row in layouts.HUGGING_FACE]
+    paths = [row.path for row in layouts.HUGGING_FACE.rows]
     assert [paths.count(path) for path in ours] == [1] * len(ours)
-    foreign = [n for row in layouts.HUGGING_FACE for n in row.foreign]
+    foreign = [n for row in layouts.HUGGING_FACE.rows for n in row.foreign]
     assert len(set(foreign)) == len(foreign)
 
 
@@ -137,7 +137,7 @@ def test_table_has_each_parameter_once(name, qkv_bias, use_mean_pooling, num_lab
 @CLASSES
 def test_written_tensors_are_those_of_transformers(name, changes, random_model):
     model = random_model(getattr(vmae_jax, name), TINY.replace(**changes))
-    written = layouts.to_hugging_face(model.core, name)
+    written = export.hugging_face_tensors(model.core, name)
     theirs = getattr(transformers, name)(transformers_config(**changes)).state_dict()
     # files have the old names of the biases, memory the new ones
     expected = {
@@ -269,7 +269,7 @@ def test_files_of_another_class_load_and_the_log_tells_what_is_missing(
 
 def test_a_decoder_never_starts_fresh(saved):
     directory, _ = saved("VideoMAEModel")
-    with pytest.raises(ValueError, match=r"missing: decoder\.decoder_layers\.0.*mask_token"):
+    with pytest.raises(ValueError, match=r"missing: decoder\.decoder_layers\.0.* no decoder"):
         vmae_jax.VideoMAEForPreTraining.from_pretrained(directory)
 
 
@@ -282,12 +282,14 @@ def test_a_classifier_loses_its_norm_only_if_told_to_pool_otherwise(file, saved,
         with pytest.raises(ValueError, match=r"missing: videomae\.layernorm\.bias"):
             load(directory, use_mean_pooling=False)
     else:
-        load(directory, use_mean_pooling=True)
+        with pytest.raises(ValueError, match=r"missing: fc_norm\.bias.*ignore_mismatched_sizes"):
+            load(directory, use_mean_pooling=True)
+        load(directory, use_mean_pooling=True, ignore_mismatched_sizes=True)
         assert "dropped layernorm" in caplog.text
         assert "started fc_norm fresh" in caplog.text
 
 
-def test_all_that_does_not_fit_is_named_at_once_and_nothing_is_loaded(saved, random_model):
+def test_all_that_does_not_fit_is_named_at_once(saved):
     directory, _ = saved("VideoMAEForPreTraining")
     tensors = tensors_in(directory)
     del tensors["mask_token"], tensors["videomae.encoder.layer.1.attention.attention.key.weight"]
@@ -297,29 +299,26 @@ def test_all_that_does_not_fit_is_named_at_once_and_nothing_is_loaded(saved, ran
     tensors["pooler.weight"] = np.zeros(3, np.float32)
     write_tensors(directory, tensors)
 
-    model = random_model(vmae_jax.VideoMAEForPreTraining, TINY, seed=1)
     with pytest.raises(ValueError, match="nothing was loaded") as error:
-        layouts.load_into(model.core, layouts.open_checkpoint(directory))
+        vmae_jax.VideoMAEForPreTraining.from_pretrained(directory)
     message = str(error.value)
     assert str(directory) in message
     missing, unexpected, misshaped = (
-        message.split(f"{kind}: ")[1].split(";")[0]
+        message.split(f"{kind}: ")[1].split(";")[0].removesuffix(".")
         for kind in ("missing", "unexpected", "of another shape")
     )
     assert missing == "mask_token, videomae.encoder.layer.1.attention.attention.key.weight"
     assert unexpected == "pooler.weight, videomae.encoder.layer.2.output.dense.bias"
     assert "decoder.norm.weight (5,) instead of (12,)" in misshaped
     assert "layer.0.output.dense.weight (16, 20) instead of (16, 24)" in misshaped
-    untouched = random_model(vmae_jax.VideoMAEForPreTraining, TINY, seed=1)
-    assert_equal_parameters(model, untouched)
 
 
 @pytest.mark.parametrize(
     ("option", "value", "tensor"),
     [
-        ("hidden_size", 24, "videomae.layernorm.weight"),
-        ("num_hidden_layers", 3, "videomae.encoder.layer.2.layernorm_before.bias"),
-        ("num_hidden_layers", 1, "videomae.encoder.layer.1.layernorm_before.bias"),
+        ("hidden_size", 24, "videomae.embeddings.patch_embeddings.projection.weight"),
+        ("num_hidden_layers", 3, "videomae.encoder.layer.2.attention.attention.key.weight"),
+        ("num_hidden_layers", 1, "videomae.encoder.layer.1.attention.attention.key.weight"),
         ("qkv_bias", False, "videomae.encoder.layer.0.attention.attention.q_bias"),
         ("patch_size", 4, "videomae.embeddings.patch_embeddings.projection.weight"),
         ("num_labels", 5, "classifier.weight"),
@@ -356,7 +355,8 @@ def test_damaged_weights_are_one_error_that_names_the_file(damage, saved):
             "text": b"version https://git-lfs.github.com/spec/v1\n" * 9,
         }[damage]
     )
-    with pytest.raises(ValueError, match=r"model\.safetensors is damaged"):
+    reason = {"empty": "is empty", "text": "Git LFS pointer"}.get(damage, "is damaged|outside|bytes")
+    with pytest.raises(ValueError, match=rf"model\.safetensors'.*({reason})"):
         vmae_jax.VideoMAEModel.from_pretrained(directory)
 
 
@@ -364,7 +364,7 @@ def test_damaged_weights_are_one_error_that_names_the_file(damage, saved):
 def test_a_missing_file_is_named(file, saved):
     directory, _ = saved("VideoMAEModel")
     (directory / file).unlink()
-    with pytest.raises(FileNotFoundError, match=f"{file} does not exist"):
+    with pytest.raises(FileNotFoundError, match=file):
         vmae_jax.VideoMAEModel.from_pretrained(directory)
 
 
@@ -410,7 +410,8 @@ def test_epsilons_that_transformers_cannot_keep_are_warned_of(name, setting, war
     assert all(f"{setting}=1e-06" in message for message in messages)
     if warned:
         assert caught[0].filename == __file__  # it points at the caller of save_pretrained
-    stored = layouts.open_checkpoint(directory).config
+    with pretrained.open_checkpoint(directory) as opened:
+        stored = opened.config
     assert stored == config.replace(extra=stored.extra)
 
 
@@ -466,7 +467,7 @@ def test_unknown_options_are_errors(option, hint, saved):
 def test_a_failed_save_leaves_the_old_files(failure, saved, random_model, monkeypatch):
     directory, _ = saved("VideoMAEModel")
     before = {path.name: path.read_bytes() for path in directory.iterdir()}
-    assert set(before) == {"config.json", "model.safetensors"}
+    assert set(before) == {"config.json", "model.safetensors", "preprocessor_config.json"}
 
     def fail(*args, **kwargs):
         raise OSError("no space left")
@@ -515,5 +516,6 @@ def test_both_spellings_of_the_bias_setting_are_read(spelling, saved):
     directory, _ = saved("VideoMAEModel", TINY.replace(qkv_bias=False))
     write_config(directory, **{"qkv_bias": ..., spelling: False})
     assert not vmae_jax.VideoMAEModel.from_pretrained(directory).config.qkv_bias
-    assert layouts.open_checkpoint(directory).config.to_dict()["qkv_bias"] is False
+    with pretrained.open_checkpoint(directory) as opened:
+        assert opened.config.to_dict()["qkv_bias"] is False
     assert not transformers.VideoMAEConfig.from_pretrained(directory).qv_bias

@@ -15,6 +15,8 @@ from collections.abc import Sequence
 
 PROGRAM = "python -m vmae_jax"
 COMMANDS = {
+    "convert": "write a checkpoint in another layout: Hugging Face's, the official one, or ours",
+    "inspect": "say what a checkpoint holds, and which class it loads into",
     "visualize": "show what a pre-trained model reconstructs of a video, with PSNR",
 }
 

@@ -24,7 +24,6 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx, struct
 
-from vmae_jax import layouts
 from vmae_jax.config import VideoMAEConfig
 from vmae_jax.masking import Mask
 from vmae_jax.objectives import (
@@ -138,40 +137,76 @@ class _PreTrainedModel(nnx.Module):
 
     @classmethod
     def from_pretrained(
-        cls, path: str | os.PathLike, *, rngs: nnx.Rngs | None = None, **options: Any
+        cls,
+        path: str | os.PathLike,
+        *,
+        revision: str | None = None,
+        config: VideoMAEConfig | None = None,
+        ignore_mismatched_sizes: bool = False,
+        rngs: nnx.Rngs | None = None,
+        **options: Any,
     ) -> _PreTrainedModel:
-        """The model of a Hugging Face directory (`config.json`, `model.safetensors`) or of our
-        runs.
+        """The model of a checkpoint, in any of the layouts in which VideoMAE was published.
 
-        What was saved from another of the three classes loads as well: what this class lacks is
-        dropped, a classifier that the file lacks starts fresh, and a log line names both. A decoder
-        that the file lacks is an error.
+        What was saved for another class loads as well: what this class lacks is dropped, and a
+        classifier that the file lacks starts fresh. A decoder that the file lacks is an error. The
+        log says in one line what was loaded, dropped, fresh or otherwise worth knowing.
 
         Args:
-          path: the directory; or the workdir of a run, or the folder of one of its steps.
+          path: a folder in Hugging Face's form, or a hub id ("MCG-NJU/videomae-base"); a `.pth` of
+            VideoMAE, VideoMAE V2 or MMAction2; the workdir of a run of ours, or one of its steps.
+          revision: branch, tag or commit of a hub id.
+          config: the model to load into, instead of the one that the checkpoint describes.
+          ignore_mismatched_sizes: True: a classifier of other classes than `num_labels` (or
+            `id2label`) says starts fresh, and so does its norm if the file has that of another
+            `use_mean_pooling`. Otherwise these are errors.
           rngs: for the parts that start fresh.
           **options: fields of `vit.Compute` (`dtype=jnp.bfloat16`), or of the configuration, to
-            override the stored ones (`num_frames=32`).
+            replace the stored ones (`num_frames=32`, `num_labels=5`, `num_attention_heads=6`).
         Raises:
-          FileNotFoundError: if one of the two files is missing.
-          ValueError: listing every missing, unexpected and mis-shaped tensor; nothing is loaded
-            then.
+          FileNotFoundError: if there is no such file, folder or repository.
+          ValueError: if a file is damaged, or does not fit: what is missing, unexpected or of
+            another shape is named, and nothing is loaded.
+          OSError: if the hub cannot be reached and the files are not in its cache.
         """
+        from vmae_jax import pretrained  # needs packages that a model can do without
+
         compute = {k: v for k, v in options.items() if k in _COMPUTE_FIELDS}
         changes = {k: v for k, v in options.items() if k not in _COMPUTE_FIELDS}
-        stored = layouts.open_checkpoint(path)
-        model = cls(stored.config.replace(**changes), rngs=rngs, **compute)
-        report = layouts.load_into(model.core, stored)
+        if config is not None:
+            described = config.replace(**changes)
+            changes = {f.name: getattr(described, f.name) for f in dataclasses.fields(described)}
+        with pretrained.open_checkpoint(path, revision) as stored:
+            core, report = pretrained.load(
+                stored,
+                decoder=cls._decoder,
+                classifier=cls._classifier,
+                compute=Compute(**compute),
+                rngs=rngs,
+                ignore_mismatched_sizes=ignore_mismatched_sizes,
+                **changes,
+            )
         if report:
-            logger.warning("%s from %s: %s", cls.__name__, path, report)
-        return model
+            logger.warning("%s from %s: %s", cls.__name__, path, "; ".join(report))
+        return cls.from_core(core)
 
-    def save_pretrained(self, path: str | os.PathLike) -> None:
-        """Writes `config.json` and `model.safetensors` (fp32), which transformers loads.
+    def save_pretrained(
+        self, path: str | os.PathLike, *, max_shard_size: int | str = "5GB"
+    ) -> None:
+        """Writes a folder that transformers loads: `config.json`, `model.safetensors` (fp32), and
+        `preprocessor_config.json` with this model's frame size and pixel statistics.
 
-        Warns where an epsilon of this model is one that transformers has fixed.
+        All files are complete on disk before the first gets its name. Warns where an epsilon of
+        this model is one that transformers has fixed.
+
+        Args:
+          path: made if needed.
+          max_shard_size: bytes, or text like "500MB" (MB = 10^6 bytes). A larger model is written
+            as several files and `model.safetensors.index.json`.
         """
-        layouts.save(self.core, path, type(self).__name__)
+        from vmae_jax import export  # needs packages that a model can do without
+
+        export.save_hugging_face(self.core, path, type(self).__name__, max_shard_size)
 
     def gradient_checkpointing_enable(self) -> None:
         """Computes each block again in the backward pass instead of keeping its activations."""

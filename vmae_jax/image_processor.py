@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from vmae_jax.atomic import write_files
 from vmae_jax.image_transforms import as_videos, channels_first, process_frame, stack_videos
 
 PROCESSOR_FILE = "preprocessor_config.json"
@@ -327,11 +328,11 @@ class VideoMAEImageProcessor:
 
         transformers 4 and 5 read it, and so does `from_pretrained`.
         """
-        from vmae_jax.layouts import _write_whole  # loads jax, which nothing else here needs
+        write_files(directory, {PROCESSOR_FILE: lambda file: file.write(self.to_json().encode())})
 
-        text = json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
-        os.makedirs(directory, exist_ok=True)
-        _write_whole(os.path.join(directory, PROCESSOR_FILE), text.encode())
+    def to_json(self) -> str:
+        """What `preprocessor_config.json` holds."""
+        return json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
 
     def __repr__(self) -> str:
         return f"{type(self).__name__} {json.dumps(self.to_dict(), indent=2, sort_keys=True)}"

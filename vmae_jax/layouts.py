@@ -2,16 +2,13 @@
 
 A row names the foreign tensors, our parameter, and the transform between them; reading, writing and
 messages follow from it. `{i}` in a foreign name counts layers, which are stacked along the first
-axis of our parameter. Only safetensors are read here: such a file cannot run code.
+axis of our parameter.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import tempfile
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -19,11 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from vmae_jax.config import VideoMAEConfig
 from vmae_jax.videomae import VideoMAE
-
-CONFIG_FILE = "config.json"
-WEIGHTS_FILE = "model.safetensors"
 
 
 class Transform(NamedTuple):
@@ -66,6 +59,10 @@ def _query_key_value_shapes(shape, config):
     return [(shape[0], shape[0])] * 3
 
 
+def _fused_shape(shape, config):
+    return [(3 * shape[0], shape[0])]
+
+
 def _projection_shape(shape, config):
     c = config
     return [(shape[1], c.num_channels, c.tubelet_size, c.patch_size, c.patch_size)]
@@ -93,6 +90,10 @@ QUERY_KEY_VALUE = Transform(
     lambda t, s: np.stack([x.T for x in t], axis=1).reshape(s),
     lambda x, c: [x[:, n].reshape(len(x), -1).T for n in range(3)],
     _query_key_value_shapes,
+)
+# one (3 D, D), queries first <-> (D, 3, heads, head_dim)
+FUSED_QUERY_KEY_VALUE = Transform(
+    lambda t, s: t[0].T.reshape(s), lambda x, c: [x.reshape(len(x), -1).T], _fused_shape
 )
 # Conv3d (D, channel, time, row, column) <-> (time row column channel, D)
 PROJECTION = Transform(
@@ -136,40 +137,155 @@ def _hf_block(foreign: str, path: str) -> list[Row]:
     ]
 
 
-# Both transformers 4 and 5 read these names; some releases of 5 wrote the aliases below.
-HUGGING_FACE = [
-    *_linear("videomae.embeddings.patch_embeddings.projection", "embeddings", PROJECTION),
-    *_hf_block("videomae.encoder.layer.{i}", "encoder"),
-    *_layer_norm("videomae.layernorm", "layernorm"),
-    Row(("encoder_to_decoder.weight",), "encoder_to_decoder/kernel", LINEAR),
-    Row(("mask_token",), "mask_token", MASK_TOKEN),
-    *_hf_block("decoder.decoder_layers.{i}", "decoder"),
-    *_layer_norm("decoder.norm", "decoder_norm"),
-    *_linear("decoder.head", "decoder_head"),
-    *_layer_norm("fc_norm", "fc_norm"),
-    *_linear("classifier", "classifier"),
-]
-# Our own runs, whose layers are stacked already.
-OURS = [Row((row.path,), row.path, IDENTITY) for row in HUGGING_FACE]
-HUGGING_FACE_ALIASES = {
+def _official_block(
+    foreign: str, path: str, mlp: tuple[str, str] = ("mlp.fc1", "mlp.fc2")
+) -> list[Row]:
+    attention = f"{foreign}.attn"
+    return [
+        *_layer_norm(f"{foreign}.norm1", f"{path}/layernorm_before"),
+        Row((f"{attention}.qkv.weight",), f"{path}/attention/qkv/kernel", FUSED_QUERY_KEY_VALUE),
+        Row((f"{attention}.q_bias",), f"{path}/attention/q_bias", VECTOR),
+        Row((f"{attention}.v_bias",), f"{path}/attention/v_bias", VECTOR),
+        *_linear(f"{attention}.proj", f"{path}/attention/output", ATTENTION_OUTPUT),
+        *_layer_norm(f"{foreign}.norm2", f"{path}/layernorm_after"),
+        *_linear(f"{foreign}.{mlp[0]}", f"{path}/intermediate"),
+        *_linear(f"{foreign}.{mlp[1]}", f"{path}/output"),
+    ]
+
+
+class Layout(NamedTuple):
+    """A way to name and store the tensors of a model.
+
+    Attributes:
+      name: for people, and `inspect --json`.
+      rows: the table.
+      signature: a tensor that every file of this layout has, and no file of another.
+      canonical: the name in `rows` of a tensor as some file has it.
+    """
+
+    name: str
+    rows: Sequence[Row]
+    signature: str
+    canonical: Callable[[str], str]
+
+    def row(self, path: str) -> Row:
+        """The row of one of our parameters."""
+        return next(row for row in self.rows if row.path == path)
+
+
+# What DistributedDataParallel, torch.compile, MMAction2 and V2's repositories on the hub put before
+# a name. `encoder.` is no such prefix: it tells the two official layouts apart.
+_WRAPPERS = re.compile(r"(?:(?:module|_orig_mod|backbone|model)\.)+")
+
+
+def _unwrapped(name: str) -> str:
+    return _WRAPPERS.sub("", name) if _WRAPPERS.match(name) else name
+
+
+_ENCODER_PARTS = ("embeddings.", "encoder.layer.", "layernorm.")  # bare in a saved VideoMAEModel
+# Transformers 4 and 5.23 write `q_bias`, releases of 5 between them wrote these.
+_HUGGING_FACE_ALIASES = {
     ".attention.attention.query.bias": ".attention.attention.q_bias",
     ".attention.attention.value.bias": ".attention.attention.v_bias",
 }
-_ENCODER_PARTS = ("embeddings.", "encoder.", "layernorm.")  # bare in a saved VideoMAEModel
 
-# A class may lack these of a file: they belong to another class, or to the other kind of pooling.
-_MAY_BE_DROPPED = {
-    "encoder_to_decoder",
-    "mask_token",
-    "decoder",
-    "decoder_norm",
-    "decoder_head",
-    "fc_norm",
-    "classifier",
-    "layernorm",
-}
-# A file may lack these of a classifier, which then has to be trained.
-_MAY_BE_FRESH = {"fc_norm", "classifier"}
+
+def _hugging_face_name(name: str) -> str:
+    name = _unwrapped(name)
+    if name.startswith(_ENCODER_PARTS):
+        name = f"videomae.{name}"
+    for alias, canonical in _HUGGING_FACE_ALIASES.items():
+        name = name.replace(alias, canonical)
+    return name
+
+
+HUGGING_FACE = Layout(
+    "Hugging Face",
+    [
+        *_linear("videomae.embeddings.patch_embeddings.projection", "embeddings", PROJECTION),
+        *_hf_block("videomae.encoder.layer.{i}", "encoder"),
+        *_layer_norm("videomae.layernorm", "layernorm"),
+        Row(("encoder_to_decoder.weight",), "encoder_to_decoder/kernel", LINEAR),
+        Row(("mask_token",), "mask_token", MASK_TOKEN),
+        *_hf_block("decoder.decoder_layers.{i}", "decoder"),
+        *_layer_norm("decoder.norm", "decoder_norm"),
+        *_linear("decoder.head", "decoder_head"),
+        *_layer_norm("fc_norm", "fc_norm"),
+        *_linear("classifier", "classifier"),
+    ],
+    "videomae.embeddings.patch_embeddings.projection.weight",
+    _hugging_face_name,
+)
+# The official code, V1 and V2 alike: one layout while pre-training,
+OFFICIAL_PRETRAINING = Layout(
+    "official pre-training",
+    [
+        *_linear("encoder.patch_embed.proj", "embeddings", PROJECTION),
+        *_official_block("encoder.blocks.{i}", "encoder"),
+        *_layer_norm("encoder.norm", "layernorm"),
+        Row(("encoder_to_decoder.weight",), "encoder_to_decoder/kernel", LINEAR),
+        Row(("mask_token",), "mask_token", MASK_TOKEN),
+        *_official_block("decoder.blocks.{i}", "decoder"),
+        *_layer_norm("decoder.norm", "decoder_norm"),
+        *_linear("decoder.head", "decoder_head"),
+    ],
+    "encoder.patch_embed.proj.weight",
+    _unwrapped,
+)
+# and another with a classifier: with `norm` if it pools the first token, `fc_norm` if it averages.
+OFFICIAL_CLASSIFIER = Layout(
+    "official fine-tuned",
+    [
+        *_linear("patch_embed.proj", "embeddings", PROJECTION),
+        *_official_block("blocks.{i}", "encoder"),
+        *_layer_norm("norm", "layernorm"),
+        *_layer_norm("fc_norm", "fc_norm"),
+        *_linear("head", "classifier"),
+    ],
+    "patch_embed.proj.weight",
+    _unwrapped,
+)
+MMACTION2 = Layout(
+    "MMAction2",
+    [
+        *_linear("patch_embed.projection", "embeddings", PROJECTION),
+        *_official_block("blocks.{i}", "encoder", ("mlp.layers.0.0", "mlp.layers.1")),
+        *_layer_norm("norm", "layernorm"),
+        *_layer_norm("fc_norm", "fc_norm"),
+        *_linear("cls_head.fc_cls", "classifier"),
+    ],
+    "patch_embed.projection.weight",
+    _unwrapped,
+)
+# Our own runs, whose layers are stacked already.
+OURS = Layout(
+    "vmae_jax",
+    [Row((row.path,), row.path, IDENTITY) for row in HUGGING_FACE.rows],
+    "embeddings/kernel",
+    lambda name: name,
+)
+LAYOUTS = (HUGGING_FACE, OFFICIAL_PRETRAINING, OFFICIAL_CLASSIFIER, MMACTION2, OURS)
+
+
+def identify(names: Iterable[str]) -> Layout | None:
+    """The layout of a file with tensors of these names; None if it is none of `LAYOUTS`."""
+    names = list(names)
+    for layout in LAYOUTS:
+        if any(layout.canonical(name) == layout.signature for name in names):
+            return layout
+    return None
+
+
+def is_stacked(row: Row) -> bool:
+    """Whether the row stands for all layers of a stack."""
+    return "{i}" in row.foreign[0]
+
+
+def layer_names(row: Row, depth: int | None) -> list[tuple[str, ...]]:
+    """The row's foreign names: once (depth=None), or for each layer."""
+    if depth is None:
+        return [row.foreign]
+    return [tuple(name.replace("{i}", str(i)) for name in row.foreign) for i in range(depth)]
 
 
 def parameters(core: VideoMAE) -> dict[str, jax.Array]:
@@ -190,208 +306,16 @@ def set_parameters(core: VideoMAE, values: Mapping[str, jax.Array]) -> None:
     nnx.update(core, state)
 
 
-def _existing(directory: str | os.PathLike, name: str) -> str:
-    path = os.path.join(directory, name)
-    if not os.path.isfile(path):
-        raise FileNotFoundError(
-            f"{path} does not exist; a Hugging Face directory holds {CONFIG_FILE} and "
-            f"{WEIGHTS_FILE}."
-        )
-    return path
-
-
-def _canonical_name(name: str) -> str:
-    """The name in `HUGGING_FACE` of a tensor, whichever class and version saved it."""
-    if name.startswith(_ENCODER_PARTS):
-        name = f"videomae.{name}"
-    for alias, canonical in HUGGING_FACE_ALIASES.items():
-        name = name.replace(alias, canonical)
-    return name
-
-
-def _is_stacked(row: Row) -> bool:
-    return "{i}" in row.foreign[0]
-
-
-def _layer_names(row: Row, depth: int | None) -> list[tuple[str, ...]]:
-    """The row's foreign names: once, or for each layer."""
-    if depth is None:
-        return [row.foreign]
-    return [tuple(name.format(i=i) for name in row.foreign) for i in range(depth)]
-
-
-class Stored(NamedTuple):
-    """A checkpoint that has been opened, but not read.
-
-    Attributes:
-      path: for messages.
-      config: the model that it describes.
-      rows: its layout.
-      shapes: of its tensors, under the names of `rows`.
-      read: name -> array.
-    """
-
-    path: str
-    config: VideoMAEConfig
-    rows: Sequence[Row]
-    shapes: Mapping[str, tuple[int, ...]]
-    read: Callable[[str], np.ndarray]
-
-
-def open_checkpoint(path: str | os.PathLike) -> Stored:
-    """A Hugging Face directory, or a run of ours (its workdir, or the folder of one step).
-
-    Raises:
-      FileNotFoundError: if it is neither.
-      ValueError: if a file in it is damaged; CheckpointError likewise for a run of ours.
-    """
-    from vmae_jax import checkpoint
-
-    path = os.fspath(path)
-    if (step := checkpoint.find_step(path)) is not None:
-        tree, info = checkpoint.read_params(step)
-        config = VideoMAEConfig.from_dict(info["model"])
-        shapes = {name: value.shape for name, value in tree.items()}
-        return Stored(str(step), config, OURS, shapes, tree.__getitem__)
-    return _open_hugging_face(path)
-
-
-def _open_hugging_face(directory: str) -> Stored:
-    from safetensors import SafetensorError, safe_open
-
-    config = VideoMAEConfig.from_json_file(_existing(directory, CONFIG_FILE))
-    path = _existing(directory, WEIGHTS_FILE)
-    try:
-        file = safe_open(path, framework="numpy")
-        names = {_canonical_name(name): name for name in file.keys()}  # noqa: SIM118 (no mapping)
-        shapes = {ours: tuple(file.get_slice(name).get_shape()) for ours, name in names.items()}
-    except SafetensorError as error:
-        raise ValueError(f"{path} is damaged or no safetensors file: {error}") from error
-    return Stored(path, config, HUGGING_FACE, shapes, lambda name: file.get_tensor(names[name]))
-
-
-def load_into(core: VideoMAE, stored: Stored) -> str:
-    """Replaces the parameters of `core` by those of a checkpoint; all of them, or none.
-
-    Returns:
-      What was dropped and what keeps its fresh values, in one sentence; "" if neither.
-    Raises:
-      ValueError: naming every missing, unexpected and mis-shaped tensor.
-    """
+def foreign_tensors(core: VideoMAE, layout: Layout) -> Iterator[tuple[str, np.ndarray]]:
+    """Names and fp32 values of a model's parameters as a layout has them."""
     ours = parameters(core)
-    our_parts = {path.split("/")[0] for path in ours}
-    unused = set(stored.shapes)
-    missing, misshaped, dropped, fresh = [], [], set(), set()
-    plan = []
-    for row in stored.rows:
-        part = row.path.split("/")[0]
-        if row.path not in ours:
-            if part in _MAY_BE_DROPPED - our_parts:
-                prefixes = tuple(name.split("{i}")[0] for name in row.foreign)
-                gone = {name for name in unused if name.startswith(prefixes)}
-                dropped |= {part} if gone else set()
-                unused -= gone
-            continue
-        shape = ours[row.path].shape
-        depth, shape = (shape[0], shape[1:]) if _is_stacked(row) else (None, shape)
-        layers = _layer_names(row, depth)
-        names = {name for layer in layers for name in layer}
-        unused -= names
-        if part in _MAY_BE_FRESH and not names & set(stored.shapes):
-            fresh.add(part)
-            continue
-        missing += names - set(stored.shapes)
-        shapes = row.transform.foreign_shapes(shape, core.config)
-        misshaped += [
-            f"{name} {stored.shapes[name]} instead of {tuple(expected)}"
-            for layer in layers
-            for name, expected in zip(layer, shapes, strict=True)
-            if stored.shapes.get(name, tuple(expected)) != tuple(expected)
-        ]
-        plan.append((row, layers, shape))
-    problems = [
-        f"{kind}: {', '.join(sorted(names))}"
-        for kind, names in (
-            ("missing", missing), ("unexpected", unused), ("of another shape", misshaped)
-        )
-        if names
-    ]  # fmt: skip
-    if problems:
-        raise ValueError(
-            f"{stored.path} does not fit the model that its configuration (or the given options) "
-            f"describes; nothing was loaded. {'; '.join(problems)}."
-        )
-    values = {}
-    for row, layers, shape in plan:
-        per_layer = [
-            row.transform.read([stored.read(name) for name in names], shape) for names in layers
-        ]
-        values[row.path] = np.stack(per_layer) if _is_stacked(row) else per_layer[0]
-    set_parameters(core, values)
-    notes = []
-    if dropped:
-        notes.append(f"dropped {', '.join(sorted(dropped))}, which this class does not have")
-    if fresh:
-        notes.append(f"started {', '.join(sorted(fresh))} fresh, to be trained")
-    return "; ".join(notes)
-
-
-def to_hugging_face(core: VideoMAE, class_name: str) -> dict[str, np.ndarray]:
-    """The tensors of a `model.safetensors`, fp32, under the names that transformers 4 and 5
-    read."""
-    ours = parameters(core)
-    tensors = {}
-    for row in HUGGING_FACE:
+    for row in layout.rows:
         if row.path not in ours:
             continue
         value = np.asarray(ours[row.path], np.float32)
-        depth = len(value) if _is_stacked(row) else None
+        depth = len(value) if is_stacked(row) else None
         for names, layer in zip(
-            _layer_names(row, depth), [value] if depth is None else value, strict=True
+            layer_names(row, depth), [value] if depth is None else value, strict=True
         ):
             for name, tensor in zip(names, row.transform.write(layer, core.config), strict=True):
-                if class_name == "VideoMAEModel":
-                    name = name.removeprefix("videomae.")
-                tensors[name] = np.ascontiguousarray(tensor)
-    return tensors
-
-
-def save(core: VideoMAE, directory: str | os.PathLike, class_name: str) -> None:
-    """Writes a Hugging Face directory; each file appears whole, under its final name, or not at
-    all.
-
-    Args:
-      core: the model.
-      directory: made if needed.
-      class_name: "VideoMAEModel", "VideoMAEForPreTraining" or "VideoMAEForVideoClassification".
-    """
-    from safetensors.numpy import save as serialize
-
-    config = core.config
-    for attribute, epsilon in (("decoder_norm", "decoder_norm_eps"), ("fc_norm", "fc_norm_eps")):
-        if hasattr(core, attribute) and getattr(config, epsilon) != 1e-5:
-            warnings.warn(
-                f"{epsilon}={getattr(config, epsilon)}, but transformers computes this LayerNorm "
-                "with 1e-5 always: its outputs will differ slightly.",
-                stacklevel=3,
-            )
-    os.makedirs(directory, exist_ok=True)
-    described = {**config.to_dict(), "architectures": [class_name], "dtype": "float32"}
-    weights = serialize(to_hugging_face(core, class_name), metadata={"format": "pt"})
-    _write_whole(os.path.join(directory, WEIGHTS_FILE), weights)
-    text = json.dumps(described, indent=2, sort_keys=True) + "\n"
-    _write_whole(os.path.join(directory, CONFIG_FILE), text.encode())
-
-
-def _write_whole(path: str, content: bytes) -> None:
-    handle, temporary = tempfile.mkstemp(dir=os.path.dirname(path), prefix=".partial-")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+                yield name, np.ascontiguousarray(tensor)

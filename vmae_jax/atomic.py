@@ -1,0 +1,55 @@
+"""Files that appear whole, under their final names, or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from typing import BinaryIO
+
+
+def write_file(path: str | os.PathLike, write: Callable[[BinaryIO], object]) -> None:
+    """Makes or replaces a file; on an error the old one stays, if there was one.
+
+    Args:
+      path: of the file, in a folder that exists.
+      write: is given the open file.
+    Raises:
+      OSError: if the disk is full, or the folder may not be written to.
+    """
+    folder, name = os.path.split(os.fspath(path))
+    write_files(folder or ".", {name: write})
+
+
+def write_files(
+    folder: str | os.PathLike,
+    writers: Mapping[str, Callable[[BinaryIO], object]],
+    *,
+    obsolete: Callable[[str], bool] = lambda name: False,
+) -> None:
+    """Makes or replaces several files that belong together.
+
+    All of them are on disk before the first gets its final name; on an error no old file is
+    touched. (A machine that dies between two renames may leave some of them old.)
+
+    Args:
+      folder: made if needed.
+      writers: name -> what writes the open file.
+      obsolete: name -> whether a file of that name is to go, unless it is among the new ones.
+    Raises:
+      OSError: if the disk is full, or the folder may not be written to.
+    """
+    os.makedirs(folder, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".partial-") as staging:
+        for name, write in writers.items():
+            with open(os.path.join(staging, name), "wb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+        for name in os.listdir(folder):
+            if obsolete(name) and name not in writers:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(os.path.join(folder, name))
+        for name in writers:
+            os.replace(os.path.join(staging, name), os.path.join(folder, name))

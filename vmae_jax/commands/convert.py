@@ -1,0 +1,64 @@
+"""Writes a checkpoint in another layout; sizes and classes stay as they are."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import warnings
+
+from vmae_jax import export
+from vmae_jax.commands.inspect import add_checkpoint_arguments, given_heads
+from vmae_jax.pretrained import has_part, load, open_checkpoint
+
+
+def _to_hugging_face(core, destination: str) -> None:
+    if os.path.isfile(destination):
+        raise FileExistsError(f"{destination} is a file; a Hugging Face checkpoint is a folder.")
+    export.save_hugging_face(core, destination, export.class_of(core))
+
+
+def _to_official(core, destination: str) -> None:
+    if os.path.isdir(destination):
+        raise IsADirectoryError(f"{destination} is a folder; name the .pth file to write.")
+    export.save_official(core, destination)
+
+
+TARGETS = {"hf": _to_hugging_face, "v1": _to_official, "orbax": export.save_run}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the arguments that `run` reads."""
+    add_checkpoint_arguments(parser, "SOURCE")
+    parser.add_argument("destination", metavar="DEST", help="folder (hf, orbax) or file (v1)")
+    parser.add_argument(
+        "--to",
+        required=True,
+        choices=list(TARGETS),
+        help="hf: a folder that transformers loads; v1: a .pth of the official code, V1 and V2 "
+        "alike (needs torch); orbax: a checkpoint of ours",
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    """Loads all that the source holds, and writes it.
+
+    Raises:
+      ValueError, OSError: for a source that cannot be used, or a destination that cannot be
+        written; nothing is left half written.
+    """
+    with open_checkpoint(args.path, args.revision) as stored:
+        core, report = load(
+            stored,
+            decoder=has_part(stored, "decoder"),
+            classifier=has_part(stored, "classifier"),
+            **given_heads(args),
+        )
+    for line in report:
+        print(f"note: {line}", file=sys.stderr)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        TARGETS[args.to](core, args.destination)
+    for warning in caught:
+        print(f"warning: {warning.message}", file=sys.stderr)
+    print(f"wrote {args.destination} ({export.class_of(core)}) from {stored.layout.name} layout")
