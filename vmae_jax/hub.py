@@ -12,6 +12,7 @@ import errno
 import json
 import os
 import re
+from collections.abc import Sequence
 
 CONFIG_FILE = "config.json"
 PREPROCESSOR_FILE = "preprocessor_config.json"
@@ -23,6 +24,8 @@ WEIGHTS_FILES = (
     "pytorch_model.bin.index.json",
 )
 _INDEX = ".index.json"
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+# The rules of huggingface_hub, which need not be installed to tell that a path does not exist.
 _PART = r"\w(?:[\w.-]{0,94}\w)?"
 _HUB_ID = re.compile(rf"(?:{_PART}/)?{_PART}", re.ASCII)
 
@@ -82,7 +85,7 @@ class _Commit:
         if not _may_be_hub_id(repo_id):
             raise FileNotFoundError(
                 f"{repo_id!r} is neither: no such file or directory exists, and an id of the "
-                f"Hugging Face hub looks like 'organisation/name'."
+                "Hugging Face hub looks like 'organisation/name'."
             )
         from huggingface_hub import HfApi, resolve_revision
         from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled
@@ -106,7 +109,7 @@ class _Commit:
             return filename in self._names
         return isinstance(try_to_load_from_cache(self._repo_id, filename, revision=self._sha), str)
 
-    def first_of(self, filenames) -> str:
+    def first_of(self, filenames: Sequence[str]) -> str:
         """The first of some files that the commit holds."""
         for filename in filenames:
             if self.has(filename):
@@ -206,9 +209,6 @@ class _Commit:
             f"{self} could not be fetched: the hub answered with status {status}; try again later, "
             "or give a local directory."
         )
-
-
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def _may_be_hub_id(name: str) -> bool:

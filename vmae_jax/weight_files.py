@@ -299,8 +299,8 @@ def _open_bin(path: str) -> Iterator[dict[str, Tensor]]:
         yield tensors
 
 
-def _some(names: Iterator[str] | set[str]) -> str:
-    names = sorted(names)
+def _some(unordered: set[str]) -> str:
+    names = sorted(unordered)
     more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
     return ", ".join(map(shown, names[:MAX_NAMED])) + more
 
@@ -355,7 +355,7 @@ def _open_shards(
                     damaged(f"does not hold {lost}, which {index!r} says are in it")
                 if found.keys() - listed:
                     extra = _some(found.keys() - listed)
-                    damaged(f"holds {extra}, of which {index!r} says that they are not in it")
+                    damaged(f"holds {extra}, which {index!r} places elsewhere or nowhere")
             tensors |= found
         yield tensors
 
