@@ -24,13 +24,21 @@ from flax import nnx
 from ml_collections import ConfigDict, config_flags
 
 import vmae_jax
-from vmae_jax import loader, objectives, optim, pictures, sharding, training
+from vmae_jax import input_probe, loader, objectives, optim, pictures, sharding, training
+from vmae_jax.bad_clips import BadClips
 from vmae_jax.checkpoint import Checkpoints, Restored, restore_newest
 from vmae_jax.config import VideoMAEConfig
+from vmae_jax.datasets import make_source
 from vmae_jax.masking import MASKS
 from vmae_jax.reconstruction import gain, psnr, reconstruct
-from vmae_jax.samples import HeldOutSamples, PretrainingSamples
-from vmae_jax.sources import VideoSource, cached, make_source
+from vmae_jax.samples import (
+    CentreClip,
+    HeldOutSamples,
+    PretrainingSamples,
+    RandomClip,
+    bad_clips_file,
+)
+from vmae_jax.sources import VideoSource, cached
 from vmae_jax.videomae import VideoMAE
 from vmae_jax.vit import Compute
 from vmae_jax.writer import MetricWriter, Progress
@@ -45,22 +53,21 @@ def main(config: ConfigDict, workdir: str) -> dict[str, float]:
     """
     model_config = make_model_config(config)
     compute = Compute(**config.compute)
-    mesh = sharding.make_mesh(config.data.batch_size)
     objective = objectives.make_objective(**config.objective)
 
     run = config.run
 
     # Data: training samples are a function of their number, held-out clips never change.
     clip = (model_config.num_frames, config.data.frame_stride, model_config.frame_size)
-    source = open_source(config, "train")
-    samples = PretrainingSamples(source, *clip, seed=config.seed)
-    held_out = None
-    if run.eval_every_steps or run.picture_clips:
-        held_out = HeldOutSamples(open_source(config, "held_out"), *clip)
+    samples, held_out = open_samples(config, clip, workdir)
+    mesh = sharding.make_mesh(config.data.batch_size, repeat=samples.repeat)
 
     # The two steps.
     schedule = optim.make_schedule(
-        batch_size=config.data.batch_size, num_clips=len(source), **config.schedule
+        # the published rates and epochs count videos, not the crops made of each (V2)
+        batch_size=config.data.batch_size // samples.repeat,
+        num_clips=len(samples.source),
+        **config.schedule,
     )
     optimizer = optim.make_optimizer(schedule, **config.optimizer)
     on_all = sharding.replicated(mesh)
@@ -90,9 +97,8 @@ def main(config: ConfigDict, workdir: str) -> dict[str, float]:
     template = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=on_all), jax.eval_shape(init)
     )
-    shape = (config.data.batch_size, clip[0], *clip[2], model_config.num_channels)
     # a setting that cannot work shows here, before anything is written
-    jax.eval_shape(train_step, template, {"video": jax.ShapeDtypeStruct(shape, np.uint8)})
+    jax.eval_shape(train_step, template, batch_shapes(config, model_config))
     checkpoint_dir = os.path.join(workdir, "checkpoints")
     restored = restore_newest(checkpoint_dir, template)
     state = restored.state if restored else jax.jit(init, out_shardings=on_all)()
@@ -118,14 +124,18 @@ def main(config: ConfigDict, workdir: str) -> dict[str, float]:
     )
     running: collections.deque = collections.deque()  # losses of steps that may not be done yet
     held_out_metrics: dict[str, float] = {}
+    advised = False
     try:
+        rate = input_probe.measure(samples.group, samples.repeat)
+        logger.info("input: %s", rate.line(config.data.num_threads))
         for step in range(start_step + 1, schedule.num_steps + 1):  # counts updates once done
             asked = time.perf_counter()
             batch = next(batches)
             if not running or running[-1].is_ready():  # the devices stood idle meanwhile
                 progress.add_wait(time.perf_counter() - asked)
 
-            state, metrics = train_step(state, sharding.to_devices({"video": batch["video"]}, mesh))
+            arrays = {name: batch[name] for name in ("video", "boxes") if name in batch}
+            state, metrics = train_step(state, sharding.to_devices(arrays, mesh))
 
             running.append(metrics["loss"])
             if len(running) > 2:  # let the host run ahead by two steps, not by all its memory
@@ -140,9 +150,12 @@ def main(config: ConfigDict, workdir: str) -> dict[str, float]:
             if logs or saves:  # a state that is not finite is never saved
                 metrics = to_floats(metrics, step)
             if logs:
-                metrics |= progress.report(step)
+                metrics |= {**progress.report(step), "bad_clips": samples.bad_count}
                 writer.write(step, metrics)
                 logger.info(progress.line(step, metrics))
+                if not advised and (hint := input_probe.advice(metrics, config.data)):
+                    logger.info(hint)
+                    advised = True
             if evaluates:
                 with progress.pause():
                     held_out_metrics = evaluate(eval_step, state.params, held_out, config, mesh)
@@ -153,10 +166,13 @@ def main(config: ConfigDict, workdir: str) -> dict[str, float]:
                     checkpoints.save(state, step, record)
     finally:
         batches.close()
+        samples.close()
         writer.close()
         checkpoints.close()
     if run.picture_clips:
         draw(nnx.merge(bound["graphdef"], state.params), held_out, config, workdir)
+    if held_out is not None:
+        held_out.close()
     return held_out_metrics
 
 
@@ -169,6 +185,46 @@ def make_model_config(config: ConfigDict) -> VideoMAEConfig:
     """The published size, with the fields that the run's configuration sets otherwise."""
     changes = {name: value for name, value in config.model.items() if value is not None}
     return VideoMAEConfig.from_size(changes.pop("size"), **changes)
+
+
+def open_samples(
+    config: ConfigDict, clip: tuple, workdir: str
+) -> tuple[PretrainingSamples, HeldOutSamples | None]:
+    """The training samples, and the held-out ones if the run looks at any.
+
+    `clip`: num_frames, frame_stride, image_size.
+    """
+    data, run = config.data, config.run
+    source = open_source(config, "train")
+    source.check_serves(data.frame_stride)
+    bad = BadClips(bad_clips_file(workdir), len(source), data.max_bad_share)
+    make = RandomClip(source, *clip, data.repeat, data.resize, data.canvas_size)
+    samples = PretrainingSamples(make, config.seed, bad_clips=bad, timeout=data.decode_timeout)
+    if not run.eval_every_steps and not run.picture_clips:
+        return samples, None
+    source = open_source(config, "held_out")
+    bad = BadClips(bad_clips_file(workdir), len(source), data.max_bad_share)
+    held_out = HeldOutSamples(
+        CentreClip(source, *clip, data.resize),
+        bad_clips=bad if data.skip_bad_held_out else None,
+        timeout=data.decode_timeout,
+    )
+    return samples, held_out
+
+
+def batch_shapes(config: ConfigDict, model: VideoMAEConfig) -> dict[str, jax.ShapeDtypeStruct]:
+    """What the train step gets of a batch."""
+    clips, frames, channels = config.data.batch_size, model.num_frames, model.num_channels
+    if config.data.canvas_size is None:
+        shape = (clips, frames, *model.frame_size, channels)
+        return {"video": jax.ShapeDtypeStruct(shape, np.uint8)}
+    groups, repeat = clips // config.data.repeat, config.data.repeat
+    return {
+        "video": jax.ShapeDtypeStruct(
+            (groups, frames, *config.data.canvas_size, channels), np.uint8
+        ),
+        "boxes": jax.ShapeDtypeStruct((groups, repeat, 4), np.int32),
+    }
 
 
 def open_source(config: ConfigDict, split: str) -> VideoSource:
@@ -279,6 +335,8 @@ def evaluate(eval_step, params, held_out: HeldOutSamples, config: ConfigDict, me
         arrays = {name: batch[name] for name in ("video", "index", "weight")}
         metrics = jax.device_get(eval_step(params, sharding.to_devices(arrays, mesh)))
         weight = float(metrics.pop("weight"))
+        if weight == 0:  # bad clips only: the other metrics are 0 / 0
+            continue
         totals["weight"] += weight
         for name, value in metrics.items():
             totals[name] += weight * float(value)
@@ -296,13 +354,13 @@ def draw(model: VideoMAE, held_out: HeldOutSamples, config: ConfigDict, workdir:
             os.path.join(folder, "loss.png"),
             zero_loss=zero_loss(config, model.config),
         )
-    clips = [held_out[i] for i in range(min(config.run.picture_clips, len(held_out)))]
+    clips = [held_out.group(i) for i in range(min(config.run.picture_clips, len(held_out)))]
     draw_mask = MASKS[config.objective.mask]
     key, ratio = jax.random.key(config.seed), config.objective.mask_ratio
     mask = draw_mask(key, len(clips), model.config.grid, ratio)
-    reconstruction = reconstruct(model, np.stack([clip["video"] for clip in clips]), mask)
+    reconstruction = reconstruct(model, np.concatenate([clip["video"] for clip in clips]), mask)
     for i, clip in enumerate(clips):
-        names = {"clip_name": clip["clip_id"], "mask_name": f"{config.objective.mask} mask"}
+        names = {"clip_name": clip["clip_id"][0], "mask_name": f"{config.objective.mask} mask"}
         stem = os.path.join(folder, f"reconstruction_{i}")
         pictures.draw_reconstruction(reconstruction, f"{stem}.png", clip=i, **names)
         pictures.animate_reconstruction(reconstruction, f"{stem}.gif", clip=i, **names)

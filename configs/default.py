@@ -51,13 +51,21 @@ def get_config() -> ConfigDict:
     objective.loss = "mse"  # or "l1", "smooth_l1"
 
     config.data = data = ConfigDict()
-    data.name = "video_folder"  # a name in vmae_jax.sources.DATASETS
+    data.name = "video_folder"  # a name in vmae_jax.datasets.DATASETS
     data.path = ""  # folder of the data set
     data.options = ConfigDict({"held_out_ratio": 0.05})  # of that data set, see its function
     data.batch_size = 2048  # clips of one step, over all devices
     data.frame_stride = 4  # the original's sampling_rate
+    data.repeat = 1  # crops of the same frames; 2 or 4 divide the cost of decoding
+    data.resize = "cv2"  # or "pil": slower, and bit by bit the original's
+    # (height, width) of a canvas, e.g. (256, 456): frames go to the device as they are, and are
+    # cropped and resized there; for repeat > 1
+    data.canvas_size = placeholder(tuple)
     data.num_threads = 16  # that decode
     data.prefetch_batches = 2  # made ahead
+    data.decode_timeout = 60.0  # seconds for one clip of a foreign video file
+    data.max_bad_share = 0.05  # of the records that may be unusable; more ends the run
+    data.skip_bad_held_out = False  # True leaves bad held-out clips out, else they end the run
     # (height, width): decode each file once per split, keep it in memory so small; for tiny sets
     data.cache_size = placeholder(tuple)
 

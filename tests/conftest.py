@@ -2,13 +2,36 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import urllib.request
 
 import pytest
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ["HF_HUB_OFFLINE"] = "1"  # read by transformers
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read by transformers and huggingface_hub
 os.environ["OMP_NUM_THREADS"] = "1"  # read by torch
+
+
+def pytest_runtest_setup(item):
+    if item.get_closest_marker("network") and (reason := why_no_hub()):
+        pytest.skip(reason)
+
+
+@functools.cache
+def why_no_hub() -> str:
+    """Why tests that are marked `network` cannot run; "" if they can."""
+    from huggingface_hub import constants
+
+    if constants.is_offline_mode():
+        return "HF_HUB_OFFLINE is set, as by default; to run it: HF_HUB_OFFLINE=0 pytest -m network"
+    try:
+        with urllib.request.urlopen(
+            f"{constants.ENDPOINT}/api/models/MCG-NJU/videomae-base", timeout=5
+        ):
+            return ""
+    except OSError as error:  # HTTP errors and timeouts are such
+        return f"the hub at {constants.ENDPOINT} cannot be reached: {error}"
 
 
 @pytest.fixture(scope="module")

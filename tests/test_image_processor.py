@@ -12,11 +12,13 @@ import sys
 import warnings
 from pathlib import Path
 
+import hub_server
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from hub_server import Repository, commit_hash
 from PIL import Image
 
 import vmae_jax
@@ -429,6 +431,42 @@ def test_bad_files_are_refused_with_their_path(tmp_path):
         path.write_bytes(content)
         with pytest.raises(ValueError, match=f"{path}.*{message}"):
             VideoMAEImageProcessor.from_pretrained(tmp_path)
+
+
+def test_the_file_comes_from_the_hub_at_the_revision_asked_for(tmp_path):
+    # in a process of its own, because huggingface_hub reads its environment when it is imported
+    commits = {
+        commit_hash(name): {PROCESSOR_FILE: json.dumps({"image_mean": mean}).encode()}
+        for name, mean in (("new", 0.25), ("old", 0.75))
+    }
+    refs = {"main": commit_hash("new"), "v1": commit_hash("old")}
+    script = """if True:
+        import sys
+        from vmae_jax import VideoMAEImageProcessor
+
+        print(VideoMAEImageProcessor.from_pretrained("org/name").image_mean)
+        old = VideoMAEImageProcessor.from_pretrained("org/name", revision="v1", image_std=2)
+        print(old.image_mean, old.image_std)
+        assert not {"jax", "flax", "torch", "transformers"} & set(sys.modules)
+    """
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
+    environment |= {
+        "PYTHONPATH": str(Path(vmae_jax.__file__).parent.parent),
+        "NO_PROXY": "*",
+        "HF_HOME": str(tmp_path),
+    }
+    with hub_server.running() as hub:
+        hub.repositories = {"org/name": Repository(commits, refs)}
+        environment["HF_ENDPOINT"] = hub.url
+        command = [sys.executable, "-c", script]
+        printed = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE)
+    assert printed.stdout.decode() == "0.25\n0.75 2.0\n"
+
+
+def test_a_revision_of_a_directory_is_refused(tmp_path):
+    VideoMAEImageProcessor().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=f"revision='v1' is for hub ids, and {tmp_path} is none"):
+        VideoMAEImageProcessor.from_pretrained(tmp_path, revision="v1")
 
 
 # Options

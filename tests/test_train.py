@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import pathlib
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
+import test_samples
+import video_corpus
 
 import train
 from configs import demo
+from vmae_jax import sharding
+from vmae_jax.bad_clips import BadClips, TooManyBadClips
+from vmae_jax.decoders import VideoError
+from vmae_jax.folders import video_folder
+from vmae_jax.samples import CentreClip, HeldOutSamples
 
 ROOT = pathlib.Path(__file__).parent.parent
 NUM_STEPS = 24
@@ -74,6 +85,13 @@ def read_losses(workdir: pathlib.Path) -> dict[tuple[int, str], float]:
     return losses
 
 
+def tiny_config(**changes):
+    config = demo.get_config()
+    tiny = {**TINY, "model.image_size": (32, 32), "data.cache_size": (40, 40)}
+    config.update_from_flattened_dict({**tiny, **changes})
+    return config
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> tuple[pathlib.Path, str]:
     """A run without interruption, and what it printed."""
@@ -126,8 +144,6 @@ def test_a_finished_run_started_again_changes_nothing(finished):
 
 
 def test_the_checkpoint_loads_into_the_documented_classes(finished):
-    import numpy as np
-
     from vmae_jax import VideoMAEForPreTraining, VideoMAEModel
 
     model = VideoMAEForPreTraining.from_pretrained(finished[0])
@@ -173,12 +189,99 @@ def test_a_misspelt_or_mistyped_option_is_named(argument, message, tmp_path):
         ({"model.image_size": (33, 32)}, "not a positive multiple of patch_size=16"),
         ({"schedule.num_epochs": 2.0}, "give exactly one"),
         ({"compute.dtype": "int8"}, "must be a floating type"),
+        ({"data.batch_size": 4, "data.repeat": 3}, "not a multiple of .* times data.repeat=3"),
+        ({"data.repeat": 0}, "repeat=0 must be at least 1"),
+        ({"data.resize": "bicubic"}, "resize='bicubic' is unknown; choose from cv2, pil"),
+        ({"data.max_bad_share": 1.5}, "max_bad_share=1.5 must be in"),
     ],
 )
 def test_a_setting_that_cannot_work_is_named_before_anything_is_written(changes, message, tmp_path):
-    config = demo.get_config()
-    tiny = {**TINY, "model.image_size": (32, 32), "data.cache_size": (40, 40)}
-    config.update_from_flattened_dict({**tiny, **changes})
+    config = tiny_config(**changes)
     with pytest.raises(ValueError, match=message):
         train.main(config, str(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> tuple[pathlib.Path, dict[str, str]]:
+    """Twenty videos, and {split: which file of it is none}."""
+    folder = tmp_path_factory.mktemp("videos")
+    for i in range(20):
+        video_corpus.encode(str(folder / f"{i}.mp4"), frames=12, size=(36, 48), first_number=i)
+    bad = {}
+    for split in ("train", "held_out"):
+        source = video_folder(str(folder), split, held_out_ratio=0.3)
+        bad[split] = source[len(source) // 2].clip_id
+        (folder / bad[split]).write_bytes(b"no video")
+    return folder, bad
+
+
+def folder_config(folder, **changes):
+    """Videos that are decoded in processes of their own; two crops of each, cut on the device."""
+    config = tiny_config()
+    config.data.options = {"held_out_ratio": 0.3}
+    settings = {
+        "data.name": "video_folder", "data.path": str(folder), "data.cache_size": None,
+        "data.repeat": 2, "data.canvas_size": (32, 44), "data.max_bad_share": 0.2,
+        "data.skip_bad_held_out": True, "schedule.num_steps": 10, "run.eval_every_steps": 5,
+        "run.save_every_steps": 5, "run.picture_clips": 0,
+    }  # fmt: skip
+    config.update_from_flattened_dict({**settings, **changes})
+    return config
+
+
+@pytest.mark.usefixtures("hasty_compiler")
+def test_a_run_on_a_folder_leaves_bad_files_out_and_resumes_exactly(folder, tmp_path):
+    folder, bad = folder
+    config = folder_config(folder)
+    train.main(config, str(tmp_path))
+    listed = [json.loads(line) for line in (tmp_path / "bad_clips.jsonl").read_text().splitlines()]
+    # Ten steps of two groups: all training files were visited.
+    assert sorted(record["clip_id"] for record in listed) == sorted(bad.values())
+    losses = read_losses(tmp_path)
+    assert sorted(step for step, name in losses if name == "loss") == list(range(1, 11))
+    assert all(math.isfinite(loss) for loss in losses.values())
+    last = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-2])
+    assert (last["step"], last["bad_clips"]) == (10, 1)  # those held out are not counted here
+
+    shutil.rmtree(tmp_path / "checkpoints" / "10")
+    train.main(config, str(tmp_path))
+    assert read_losses(tmp_path) == losses
+    assert len((tmp_path / "bad_clips.jsonl").read_text().splitlines()) == 2
+
+
+def test_a_folder_of_bad_files_ends_the_run_and_says_so(folder, tmp_path):
+    # The decision falls in the probe, before the first step.
+    folder, bad = folder
+    with pytest.raises(
+        TooManyBadClips, match=r"max_bad_share=0\.0; the last was .*bad_clips.jsonl"
+    ):
+        train.main(folder_config(folder, **{"data.max_bad_share": 0.0}), str(tmp_path))
+    assert bad["train"] in (tmp_path / "bad_clips.jsonl").read_text()
+
+
+def evaluate(bad, skip):
+    """The mean record number of six held-out clips, in batches of four, some of them bad."""
+    source = test_samples.PaintedSource(6, bad=dict.fromkeys(bad, "torn"))
+    bad_clips = BadClips(None, 6, 1.0) if skip else None
+    held_out = HeldOutSamples(CentreClip(source, 4, 2, (8, 8)), bad_clips=bad_clips)
+
+    def eval_step(params, batch):
+        weight = jnp.sum(batch["weight"])
+        red = batch["video"][:, 0, 0, 0, 0].astype(jnp.float32)
+        return {"loss": jnp.sum(red * batch["weight"]) / weight, "weight": weight}
+
+    config = tiny_config(**{"data.num_threads": 0})
+    return train.evaluate(eval_step, None, held_out, config, sharding.make_mesh(4))
+
+
+def test_held_out_means_count_each_clip_once_and_leave_bad_ones_out():
+    assert evaluate(bad=(), skip=False) == {"held_out/loss": pytest.approx(2.5)}  # 0 to 5
+    assert evaluate(bad=(1, 4), skip=True) == {"held_out/loss": pytest.approx(10 / 4)}  # 0 2 3 5
+    # A batch of which no clip counts has no mean.
+    assert evaluate(bad=(4, 5), skip=True) == {"held_out/loss": pytest.approx(1.5)}  # 0 1 2 3
+
+
+def test_a_bad_held_out_clip_ends_the_run_unless_it_may_be_left_out():
+    with pytest.raises(VideoError, match=r"4\.mp4"):
+        evaluate(bad=(4,), skip=False)

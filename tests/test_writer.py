@@ -74,9 +74,9 @@ def test_the_line_says_it_all(clock):
     progress = writer.Progress(start_step=0, num_steps=1500, batch_size=1)
     metrics = {
         "loss": 0.95341, "grad_norm": 0.1, "learning_rate": 1.2e-3, "clips_per_second": 61.96,
-        "data_wait_share": 0.031, "eta_seconds": 3671.9,
+        "data_wait_share": 0.031, "bad_clips": 2, "eta_seconds": 3671.9,
     }  # fmt: skip
     assert progress.line(120, metrics) == (
         "step 120/1500  loss 0.9534  grad norm 0.100  lr 1.20e-03  62.0 clips/s  data wait 3 %  "
-        "ETA 1:01:11"
+        "bad clips 2  ETA 1:01:11"
     )

@@ -15,8 +15,11 @@ from collections.abc import Sequence
 
 PROGRAM = "python -m vmae_jax"
 COMMANDS = {
+    "build_tfds": "put the videos of a data set into ArrayRecord files for TFDS",
     "convert": "write a checkpoint in another layout: Hugging Face's, the official one, or ours",
-    "inspect": "say what a checkpoint holds, and which class it loads into",
+    "inspect": "say what a checkpoint holds and loads into, or what is in a data set",
+    "prepare": "store the frames of a data set so that training reads them fast",
+    "verify": "look for damage in a prepared set, and compare it with its source",
     "visualize": "show what a pre-trained model reconstructs of a video, with PSNR",
 }
 

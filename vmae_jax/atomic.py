@@ -47,9 +47,12 @@ def write_files(
                 write(file)
                 file.flush()
                 os.fsync(file.fileno())
-        for name in os.listdir(folder):
-            if obsolete(name) and name not in writers:
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(os.path.join(folder, name))
-        for name in writers:
-            os.replace(os.path.join(staging, name), os.path.join(folder, name))
+        gone = [name for name in os.listdir(folder) if obsolete(name) and name not in writers]
+        with contextlib.ExitStack() as on_error:
+            for name in gone:  # not deleted yet, and put back if a new file cannot get its name
+                aside = os.path.join(staging, f"old-{name}")
+                os.replace(os.path.join(folder, name), aside)
+                on_error.callback(os.replace, aside, os.path.join(folder, name))
+            for name in writers:
+                os.replace(os.path.join(staging, name), os.path.join(folder, name))
+            on_error.pop_all()

@@ -261,6 +261,8 @@ def find_step(path: str | os.PathLike) -> epath.Path | None:
     if path.name.isdigit() and (path / "_CHECKPOINT_METADATA").exists():
         return path
     for directory in (path / "checkpoints", path):
+        if (directory / "config.json").exists():  # a folder of Hugging Face's
+            continue
         if steps := saved_steps(directory):
             return directory / str(steps[-1])
     return None

@@ -23,6 +23,8 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 INITIALIZATIONS = ("videomae", "huggingface")
 PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
 
+MAX_LABELS = 10**6  # each gets a name, and a file may claim any number
+
 _POSITIVE = (
     "patch_size",
     "num_frames",
@@ -165,8 +167,10 @@ class VideoMAEConfig:
             self._set(num_labels=len(names))
         if self.num_labels is None:
             self._set(num_labels=2)
-        if not _is_int(self.num_labels) or self.num_labels < 0:
-            raise ValueError(f"num_labels={self.num_labels!r} must be an integer >= 0.")
+        if not _is_int(self.num_labels) or not 0 <= self.num_labels <= MAX_LABELS:
+            raise ValueError(
+                f"num_labels={self.num_labels!r} must be an integer from 0 to {MAX_LABELS}."
+            )
         if names is None:
             names = {i: f"LABEL_{i}" for i in range(self.num_labels)}
         ids = self.label2id or {name: i for i, name in names.items()}
@@ -342,7 +346,7 @@ class VideoMAEConfig:
             if not isinstance(values, dict):
                 raise ValueError(f"holds a JSON {type(values).__name__}, not an object")
             return cls.from_dict(values)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             raise ValueError(f"{path} is no VideoMAE configuration: {error}") from error
 
     def to_json_string(self) -> str:

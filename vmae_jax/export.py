@@ -55,7 +55,7 @@ def save_hugging_face(
     from safetensors.numpy import save as serialize
 
     limit = _bytes(max_shard_size)
-    _warn_of_epsilons(core, {"decoder_norm_eps": 1e-5, "fc_norm_eps": 1e-5}, "transformers")
+    _warn_of_epsilons(core, {"decoder_norm_eps": 1e-5, "fc_norm_eps": 1e-5}, "transformers", 4)
     tensors = hugging_face_tensors(core, class_name)
     shards: list[dict[str, np.ndarray]] = [{}]
     for name, tensor in tensors.items():
@@ -80,7 +80,8 @@ def save_hugging_face(
     described = {**config.to_dict(), "architectures": [class_name], "dtype": "float32"}
     height, width = config.frame_size
     processor = VideoMAEImageProcessor(
-        size={"shortest_edge": min(height, width)},
+        # if an edge were shorter than the crop, the crop would be filled up with black
+        size={"shortest_edge": max(height, width)},
         crop_size={"height": height, "width": width},
         image_mean=list(config.image_mean),
         image_std=list(config.image_std),
@@ -116,7 +117,19 @@ def save_official(core: VideoMAE, path: str | os.PathLike) -> None:
             "writing a .pth needs torch; run `pip install vmae_jax[torch]`. Reading one does not."
         ) from error
     config = core.config
-    _warn_of_epsilons(core, ORIGINAL_EPSILONS, "the official code")
+    _warn_of_epsilons(core, ORIGINAL_EPSILONS, "the official code", 3)
+    if config.hidden_act != "gelu":
+        warnings.warn(
+            f"hidden_act={config.hidden_act!r} is not written, and the official code computes gelu "
+            "always: its outputs will differ.",
+            stacklevel=2,
+        )
+    if hasattr(core, "decoder") and config.use_mean_pooling:
+        warnings.warn(
+            "use_mean_pooling=True: this model has no LayerNorm after its encoder, and the "
+            "official pre-training code has one always: it will miss encoder.norm in the file.",
+            stacklevel=2,
+        )
     for name in ("num_attention_heads", "decoder_num_attention_heads"):
         width_name = name.replace("num_attention_heads", "hidden_size")
         width, heads = getattr(config, width_name), getattr(config, name)
@@ -153,7 +166,9 @@ def save_run(core: VideoMAE, directory: str | os.PathLike) -> None:
     checkpoints.close()
 
 
-def _warn_of_epsilons(core: VideoMAE, fixed: Mapping[str, float], reader: str) -> None:
+def _warn_of_epsilons(
+    core: VideoMAE, fixed: Mapping[str, float], reader: str, stacklevel: int
+) -> None:
     parts = {"decoder_norm_eps": "decoder_norm", "fc_norm_eps": "fc_norm"}
     for name, epsilon in fixed.items():
         value = getattr(core.config, name)
@@ -161,7 +176,7 @@ def _warn_of_epsilons(core: VideoMAE, fixed: Mapping[str, float], reader: str) -
             warnings.warn(
                 f"{name}={value}, but {reader} computes this LayerNorm with {epsilon} always: its "
                 "outputs will differ slightly.",
-                stacklevel=4,
+                stacklevel=stacklevel,
             )
 
 

@@ -1,6 +1,6 @@
 """The documented image processor: frames of any kind to `pixel_values`, on the host, without jax.
 
-    processor = VideoMAEImageProcessor.from_pretrained(directory)
+    processor = VideoMAEImageProcessor.from_pretrained("MCG-NJU/videomae-base")
     inputs = processor(frames, return_tensors="np")     # 16 frames: PIL images or arrays
     model(**inputs, bool_masked_pos=mask)               # pixel_values (1, 16, 3, 224, 224)
 
@@ -293,22 +293,32 @@ class VideoMAEImageProcessor:
 
     @classmethod
     def from_pretrained(
-        cls, directory: str | os.PathLike, **overrides: Any
+        cls, path: str | os.PathLike, *, revision: str | None = None, **overrides: Any
     ) -> VideoMAEImageProcessor:
-        """From `preprocessor_config.json` of a directory, or from such a file.
+        """From `preprocessor_config.json` of a directory or of the hub, or from such a file.
 
         Args:
-          directory: as transformers 4 or 5 or `save_pretrained` wrote it.
+          path: a directory as transformers 4 or 5 or `save_pretrained` wrote it, the file itself,
+            or a hub id ("MCG-NJU/videomae-base").
+          revision: branch, tag or commit of a hub id.
           **overrides: options that replace those of the file.
         Raises:
-          FileNotFoundError: if there is no such file.
+          FileNotFoundError: if there is no such file or repository.
           ValueError: if it is not a JSON object, or an option in it is bad.
+          OSError: if the hub cannot be reached and the file is not in its cache.
         """
-        path = os.fspath(directory)
-        path = path if os.path.isfile(path) else os.path.join(path, PROCESSOR_FILE)
+        from vmae_jax import hub  # for none but this method
+
+        path = os.fspath(path)
+        if hub.is_hub_id(path):
+            path = hub.download_file(path, PROCESSOR_FILE, revision)
+        elif revision is not None:
+            raise ValueError(f"revision={revision!r} is for hub ids, and {path} is none.")
+        if not os.path.isfile(path):
+            path = os.path.join(path, PROCESSOR_FILE)
         if not os.path.isfile(path):
             raise FileNotFoundError(
-                f"{path} does not exist; give a directory that holds {PROCESSOR_FILE}."
+                f"{path} does not exist; give a directory that holds {PROCESSOR_FILE}, or a hub id."
             )
         with open(path, "rb") as file:
             content = file.read()

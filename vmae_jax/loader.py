@@ -2,13 +2,16 @@
 
 The global batch of step s holds the samples s*B to s*B + B - 1, and host p of P the p-th of P equal
 parts of it. So the stream is the same for every number of threads and hosts, and a run resumes by
-its step number. Threads are enough: decoding and resizing release Python's lock.
+its step number. Threads are enough: decoding and resizing release Python's lock, and what may crash
+is decoded in other processes anyway (`isolation`). The unit of work is a group: the R samples that
+are made of the same frames.
 
 Memory on a host: prefetch_batches of its batches and the one in use, T*H*W*C bytes for each clip.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol
 
@@ -22,9 +25,15 @@ _ENDLESS = 2**48
 
 
 class Samples(Protocol):
-    """What `training_batches` needs: samples by global number, equal in shape."""
+    """What the loader needs: groups of `repeat` samples by number, arrays equal in shape.
 
-    def __getitem__(self, g: int) -> Mapping: ...
+    The first axis of an array counts samples, or what R of them share.
+    """
+
+    repeat: int
+
+    def group(self, d: int) -> Mapping:
+        """Samples d * repeat to d * repeat + repeat - 1."""
 
 
 class BatchIterator(Protocol):
@@ -51,7 +60,7 @@ def training_batches(
     """This host's batches from step start_step on, without end.
 
     Args:
-      samples: for example PretrainingSamples; asked by global number, from several threads.
+      samples: for example PretrainingSamples; asked from several threads.
       batch_size: clips in the global batch (B).
       start_step: the first step to serve; any step starts at once.
       process_index, process_count: which host this is, of how many.
@@ -59,20 +68,22 @@ def training_batches(
       prefetch_batches: batches that are made ahead, at least 1.
     Returns:
       An iterator of {"video": uint8 [b, T, H, W, C], "label": int32 [b], "clip_id": list of b str}
-      with b = batch_size / process_count. Errors of a sample come out of it. Call its `close()` to
+      with b = batch_size / process_count (with crops left to the device: "video" [b / R, T, H, W,
+      C] and "boxes" int32 [b / R, R, 4]). Errors of a sample come out of it. Call its `close()` to
       end its threads.
     Raises:
       ValueError: if a number is out of range, or the batch cannot be shared equally.
     """
     if start_step < 0:
         raise ValueError(f"start_step={start_step} is negative; steps are counted from 0.")
-    local_size = _local_batch_size(batch_size, process_index, process_count)
+    local_size = _local_batch_size(batch_size, samples.repeat, process_index, process_count)
+    num_groups = batch_size // samples.repeat
 
-    def sample(k: int) -> Mapping:
-        return samples[_global_number(k, batch_size, local_size, process_index)]
+    def group(k: int) -> Mapping:
+        return samples.group(_global_number(k, num_groups, local_size, process_index))
 
     return _batches(
-        sample, range(start_step * local_size, _ENDLESS), local_size, num_threads, prefetch_batches
+        group, range(start_step * local_size, _ENDLESS), local_size, num_threads, prefetch_batches
     )
 
 
@@ -94,45 +105,47 @@ def held_out_batches(
     Returns:
       An iterator of batches as in `training_batches`, equally many on every host, with a further
       "index": int32 [b], the sample's number, and "weight": float32 [b], 1 for a sample and 0 for
-      padding (which repeats the first samples).
+      padding (which repeats the first samples) and for bad clips that are left out.
     Raises:
       ValueError: as `training_batches`.
     """
-    local_size = _local_batch_size(batch_size, process_index, process_count)
+    local_size = _local_batch_size(batch_size, 1, process_index, process_count)
     num_batches = -(-len(samples) // batch_size)
 
-    def sample(k: int) -> dict:
+    def group(k: int) -> dict:
         i = _global_number(k, batch_size, local_size, process_index)
-        index = i % len(samples)
-        real = i < len(samples)
-        return {**samples[index], "index": np.int32(index), "weight": np.float32(real)}
+        made = samples.group(i % len(samples))
+        index = np.full(1, i % len(samples), np.int32)
+        return {**made, "index": index, "weight": made["weight"] * np.float32(i < len(samples))}
 
     return _batches(
-        sample, range(num_batches * local_size), local_size, num_threads, prefetch_batches
+        group, range(num_batches * local_size), local_size, num_threads, prefetch_batches
     )
 
 
-def _local_batch_size(batch_size: int, process_index: int, process_count: int) -> int:
+def _local_batch_size(batch_size: int, repeat: int, process_index: int, process_count: int) -> int:
+    """Groups in this host's part of a batch."""
     if not 0 <= process_index < process_count:
         raise ValueError(
             f"process_index={process_index} must be in [0, process_count={process_count})."
         )
-    if batch_size < 1 or batch_size % process_count:
+    if batch_size < 1 or batch_size % (process_count * repeat):
+        times = f" times repeat={repeat}" if repeat > 1 else ""
         raise ValueError(
-            f"batch_size={batch_size} is not a positive multiple of process_count={process_count}; "
-            "choose one, so that every host gets the same number of clips."
+            f"batch_size={batch_size} is not a positive multiple of process_count={process_count}"
+            f"{times}; choose one, so that every host gets the same number of clips."
         )
-    return batch_size // process_count
+    return batch_size // process_count // repeat
 
 
-def _global_number(k: int, batch_size: int, local_size: int, process_index: int) -> int:
-    """The global number of the k-th sample that host process_index makes."""
+def _global_number(k: int, num_groups: int, local_size: int, process_index: int) -> int:
+    """The global number of the k-th group that host process_index makes, of num_groups a step."""
     step, position = divmod(k, local_size)
-    return step * batch_size + process_index * local_size + position
+    return step * num_groups + process_index * local_size + position
 
 
 def _batches(
-    sample: Callable[[int], Mapping],
+    group: Callable[[int], Mapping],
     numbers: range,
     local_size: int,
     num_threads: int,
@@ -149,16 +162,18 @@ def _batches(
     )
     dataset = (
         grain.MapDataset.range(numbers.start, numbers.stop)
-        .map(sample)
+        .map(group)
         .to_iter_dataset(options)
-        .batch(local_size, drop_remainder=True, batch_fn=_stacked)
+        .batch(local_size, drop_remainder=True, batch_fn=_joined)
     )
     return iter(dataset)
 
 
-def _stacked(samples: Sequence[Mapping]) -> dict:
-    columns = {name: [sample[name] for sample in samples] for name in samples[0]}
+def _joined(groups: Sequence[Mapping]) -> dict:
+    columns = {name: [group[name] for group in groups] for name in groups[0]}
     return {
-        name: values if isinstance(values[0], str) else np.stack(values)
+        name: list(itertools.chain(*values))
+        if isinstance(values[0], list)
+        else np.concatenate(values)
         for name, values in columns.items()
     }

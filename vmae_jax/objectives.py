@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from vmae_jax import randomness
+from vmae_jax import device_crop, randomness
 from vmae_jax.config import PROBLEM_TYPES, VideoMAEConfig
 from vmae_jax.masking import MASKS
 from vmae_jax.videomae import VideoMAE
@@ -136,7 +136,7 @@ def pretraining_objective(
     Args:
       model: with a decoder.
       batch: `video` uint8 [B, T, H, W, C]; optionally `weight` fp32 [B], 0 for clips that only fill
-        the batch up.
+        the batch up. Or `video` on canvases and `boxes`, see `device_crop`.
       key: one PRNG key for the global batch, or one per clip [B]: for masks, dropout and drop path.
       mask: a name in `MASKS`.
       mask_ratio: share of hidden tokens, as the mask defines it.
@@ -146,10 +146,13 @@ def pretraining_objective(
       The mean loss over the hidden tubelets of the clips that count, and metrics: `loss`.
     """
     config = model.config
-    keys = randomness.clip_keys(key, len(batch["video"]))
+    video = batch["video"]
+    if "boxes" in batch:
+        video = device_crop.crop_and_resize(video, batch["boxes"], config.frame_size)
+    keys = randomness.clip_keys(key, len(video))
     weight = batch.get("weight")
     hidden = MASKS[mask](randomness.fold_in(keys, 0), len(keys), config.grid, mask_ratio)
-    pixels = scale_pixels(patchify(batch["video"], config.tubelet_size, config.patch_size))
+    pixels = scale_pixels(patchify(video, config.tubelet_size, config.patch_size))
 
     model_keys = None if evaluation else randomness.fold_in(keys, 1)
     encoded = model.encode(normalize(pixels, config), hidden.visible, key=model_keys)

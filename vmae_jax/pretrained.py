@@ -3,13 +3,15 @@
     with open_checkpoint("MCG-NJU/videomae-base") as stored:
         core, report = load(stored, decoder=True)
 
-Opening reads names and shapes only. The whole fit is checked before the first value is read or the
-first parameter made, so a file that does not fit costs nothing, and never half a model.
+Opening reads names and shapes only (but a run of ours whole, to compare its fingerprints). The
+whole fit is checked before the first value is read or the first parameter made, so a file that does
+not fit costs nothing, and never half a model.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import logging
 import os
@@ -36,6 +38,9 @@ CONFIG_FILE = "config.json"
 DEEPSPEED_FILE = "mp_rank_00_model_states.pt"
 _STATE_KEYS = ("model", "module", "state_dict")
 _FLOATS = ("float64", "float32", "float16", "bfloat16")
+# A missing file of such a name is not looked for on the hub.
+_FILE_ENDINGS = (".pth", ".pt", ".bin", ".ckpt", ".safetensors")
+_LARGEST_SIZE = 2**31 - 1  # of a field; products of larger ones overflow in the shapes of arrays
 _SHOWN = 12  # names in a message; the rest is counted
 
 # A class may lack these of a file: they belong to another class, or to the other kind of pooling.
@@ -99,10 +104,12 @@ def open_checkpoint(path: str | os.PathLike, revision: str | None = None) -> Ite
       OSError: if the hub cannot be reached, or a file not be read.
     """
     path = os.fspath(path)
-    if hub.is_hub_id(path):
+    if not path.endswith(_FILE_ENDINGS) and hub.is_hub_id(path):
         path = hub.download_checkpoint(path, revision=revision)
     elif revision is not None:
-        raise ValueError(f"revision={revision!r} is for hub ids, and {path} is on this disk.")
+        raise ValueError(
+            f"revision={revision!r} is for hub ids, and {path!r} is a path; leave it out."
+        )
     if os.path.isdir(path) and (step := checkpoint.find_step(path)) is not None:
         yield _open_run(step)
     elif os.path.isfile(os.path.join(path, DEEPSPEED_FILE)):
@@ -111,13 +118,13 @@ def open_checkpoint(path: str | os.PathLike, revision: str | None = None) -> Ite
     elif os.path.isdir(path):
         with weight_files.open_directory(path) as tensors:
             yield _described(path, tensors, os.path.join(path, CONFIG_FILE))
-    elif path.endswith(".safetensors"):
-        with weight_files.open_safetensors(path) as tensors:
-            yield _described(path, tensors, os.path.join(os.path.dirname(path), CONFIG_FILE))
     elif not os.path.lexists(path):
         raise FileNotFoundError(
             f"{path!r} does not exist here, and an id on the hub looks like 'organisation/name'."
         )
+    elif path.endswith(".safetensors"):
+        with weight_files.open_safetensors(path) as tensors:
+            yield _described(path, tensors, os.path.join(os.path.dirname(path), CONFIG_FILE))
     else:
         with _open_torch(path) as tensors:
             yield _described(path, tensors, os.path.join(os.path.dirname(path), CONFIG_FILE))
@@ -171,7 +178,7 @@ def _described(
         canonical = layout.canonical(name)
         if canonical in tensors:
             raise WeightFileError(
-                path, name, f"is {canonical} under a prefix, which is there twice; remove one"
+                path, name, f"is another name of {canonical}, which is there as well; remove one"
             )
         tensors[canonical] = tensor
     if layout is layouts.HUGGING_FACE:
@@ -318,7 +325,7 @@ class Plan(NamedTuple):
     Attributes:
       rows: the layout's row, its names per layer, and the shape of one layer of our parameter.
       missing, unexpected: names of tensors.
-      misshaped: sentences.
+      misshaped, mistyped: sentences.
       loaded, dropped, fresh: parts of a model, e.g. "decoder".
       resized: names of tensors of a classifier with other classes, which is left out.
       key_biases: tensors that have no place and must be zero.
@@ -328,6 +335,7 @@ class Plan(NamedTuple):
     missing: list[str]
     unexpected: list[str]
     misshaped: list[str]
+    mistyped: list[str]
     loaded: list[str]
     dropped: list[str]
     fresh: list[str]
@@ -337,7 +345,7 @@ class Plan(NamedTuple):
     @property
     def fits(self) -> bool:
         """Whether the model can be made of the checkpoint."""
-        return not (self.missing or self.unexpected or self.misshaped)
+        return not (self.missing or self.unexpected or self.misshaped or self.mistyped)
 
 
 def make_plan(stored: Stored, core: VideoMAE, *, ignore_mismatched_sizes: bool = False) -> Plan:
@@ -368,7 +376,9 @@ def make_plan(stored: Stored, core: VideoMAE, *, ignore_mismatched_sizes: bool =
             continue
         shape = ours[row.path].shape
         depth, shape = (shape[0], shape[1:]) if layouts.is_stacked(row) else (None, shape)
-        layers = layouts.layer_names(row, depth)
+        # of a million layers that a bad configuration claims, one more than there can be will do
+        most = None if depth is None else min(depth, len(stored.tensors) + 1)
+        layers = layouts.layer_names(row, most)
         names = {name for layer in layers for name in layer}
         unused -= names
         expected = row.transform.foreign_shapes(shape, core.config)
@@ -398,10 +408,51 @@ def make_plan(stored: Stored, core: VideoMAE, *, ignore_mismatched_sizes: bool =
     if resized:  # a weight of the right shape beside a bias of the wrong one is no classifier
         rows = [entry for entry in rows if not entry[0].path.startswith("classifier/")]
         loaded.discard("classifier")
+    used = {name for _, layers, _ in rows for layer in layers for name in layer}
+    mistyped = [
+        f"{name} {stored.tensors[name].dtype}"
+        for name in sorted(used & set(stored.tensors)) + key_biases
+        if stored.tensors[name].dtype not in _FLOATS
+    ]
     return Plan(
-        rows, sorted(missing), sorted(unused), misshaped,
+        rows, sorted(missing), sorted(unused), misshaped, mistyped,
         sorted(loaded), sorted(dropped), sorted(fresh), resized, key_biases,
     )  # fmt: skip
+
+
+def must_be_given(stored: Stored, decoder: bool) -> list[str]:
+    """Fields of the configuration that `load` takes from its caller."""
+    return [name for name in stored.unknown if decoder or not name.startswith("decoder_")]
+
+
+def outline(
+    stored: Stored,
+    *,
+    decoder: bool = False,
+    classifier: bool = False,
+    compute: Compute = Compute(),
+    **changes: Any,
+) -> VideoMAE:
+    """The model that `load` would fill: shapes only, however large they are.
+
+    Raises:
+      ValueError: for changes that cannot work, and for sizes that no array has.
+    """
+    if classifier and stored.layout is layouts.OFFICIAL_PRETRAINING:
+        changes = {"use_mean_pooling": True, **changes}  # as the official fine-tuning has it
+    config = stored.config.replace(**changes)
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if isinstance(value, int) and value > _LARGEST_SIZE:
+            raise ValueError(
+                f"{stored.path}: {field.name}={value} of its configuration is above "
+                f"{_LARGEST_SIZE}, as no model has it; correct it."
+            )
+    return nnx.eval_shape(
+        lambda: VideoMAE(
+            config, decoder=decoder, classifier=classifier, compute=compute, rngs=nnx.Rngs(0)
+        )
+    )
 
 
 def load(
@@ -432,30 +483,21 @@ def load(
       ValueError: naming all missing, unexpected and mis-shaped tensors, key biases that are not
         zero, weights that overflow `compute.param_dtype`; or fields that must be given.
     """
-    needed = [name for name in stored.unknown if decoder or not name.startswith("decoder_")]
-    if not_given := [name for name in needed if name not in changes]:
+    if not_given := [name for name in must_be_given(stored, decoder) if name not in changes]:
         raise ValueError(
             f"{stored.path} does not tell {' and '.join(not_given)}, and its width is none of the "
             f"published sizes; give {', '.join(f'{name}=...' for name in not_given)}."
         )
-    if classifier and stored.layout is layouts.OFFICIAL_PRETRAINING:
-        changes = {"use_mean_pooling": True, **changes}  # as the official fine-tuning has it
-    config = stored.config.replace(**changes)
     parts = {"decoder": decoder, "classifier": classifier, "compute": compute}
-
-    def make(rngs: nnx.Rngs) -> VideoMAE:
-        return VideoMAE(config, **parts, rngs=rngs)
-
-    # shapes first: nothing is allocated for sizes that a bad configuration only claims
-    core = nnx.eval_shape(lambda: make(nnx.Rngs(0)))
+    core = outline(stored, **parts, **changes)
     plan = make_plan(stored, core, ignore_mismatched_sizes=ignore_mismatched_sizes)
     if not plan.fits:
         raise ValueError(_refusal(stored, plan, decoder, classifier))
     values, odd = _read(stored, plan, compute.param_dtype)
     if plan.fresh:
-        core = make(rngs if rngs is not None else nnx.Rngs(0))
+        core = VideoMAE(core.config, **parts, rngs=rngs if rngs is not None else nnx.Rngs(0))
     layouts.set_parameters(core, values)
-    return core, [*_report(stored, config, plan), *odd]
+    return core, [*_report(stored, core.config, plan), *odd]
 
 
 def _read(
@@ -466,9 +508,6 @@ def _read(
 
     def read(name: str) -> np.ndarray:
         tensor = stored.tensors[name]
-        if tensor.dtype not in _FLOATS:
-            reason = f"is {tensor.dtype}, and weights must be one of {', '.join(_FLOATS)}"
-            raise WeightFileError(stored.path, name, reason)
         dtypes.add(tensor.dtype)
         value = tensor.read()
         finite = np.isfinite(value)
@@ -527,6 +566,7 @@ def _refusal(stored: Stored, plan: Plan, decoder: bool, classifier: bool) -> str
             ("missing", plan.missing),
             ("unexpected", plan.unexpected),
             ("of another shape", plan.misshaped),
+            (f"none of {', '.join(_FLOATS)}", plan.mistyped),
         )
         if names
     ]
@@ -535,16 +575,20 @@ def _refusal(stored: Stored, plan: Plan, decoder: bool, classifier: bool) -> str
         for pattern, what in _FOREIGN_PARTS.items()
         if any(re.search(pattern, name) for name in plan.unexpected)
     ]
-    if decoder and any(name in plan.missing for name in ("mask_token", "decoder")):
+    if decoder and not has_part(stored, "decoder"):
         hints.append(
             "It has no decoder, so it is no pre-training checkpoint; load it with VideoMAEModel or "
             "VideoMAEForVideoClassification."
         )
-    if any("classifier" in s or s.startswith(("head.", "cls_head.")) for s in plan.misshaped):
+    if plan.misshaped and all(
+        s.startswith(("classifier", "head.", "cls_head.")) for s in plan.misshaped
+    ):
         hints.append(
             "Give ignore_mismatched_sizes=True to start a classifier of other classes fresh."
         )
-    if classifier and any(re.match(r"fc_norm|norm\.|videomae\.layernorm", s) for s in plan.missing):
+    if classifier and any(
+        re.match(r"fc_norm|norm\.|(videomae\.)?layernorm", s) for s in plan.missing
+    ):
         hints.append(
             "It was trained with another use_mean_pooling; to train it anew with this one, give "
             "ignore_mismatched_sizes=True."

@@ -9,17 +9,21 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 
-def make_mesh(batch_size: int, devices: Sequence[jax.Device] | None = None) -> Mesh:
+def make_mesh(
+    batch_size: int, devices: Sequence[jax.Device] | None = None, *, repeat: int = 1
+) -> Mesh:
     """A mesh of all devices along one axis, `data`.
 
-    Raises: ValueError if the global batch cannot be split evenly over them.
+    Raises: ValueError if the global batch, in groups of `repeat` clips, cannot be split evenly over
+      them.
     """
     devices = jax.devices() if devices is None else devices
-    if batch_size % len(devices):
-        nearest = max(1, round(batch_size / len(devices))) * len(devices)
+    unit = len(devices) * repeat
+    if batch_size % unit:
+        times = f" times data.repeat={repeat}" if repeat > 1 else ""
         raise ValueError(
-            f"data.batch_size={batch_size} is not a multiple of the {len(devices)} devices; "
-            f"choose e.g. {nearest}."
+            f"data.batch_size={batch_size} is not a multiple of the {len(devices)} devices{times}; "
+            f"choose e.g. {max(1, round(batch_size / unit)) * unit}."
         )
     return Mesh(np.asarray(devices), ("data",))
 

@@ -114,5 +114,6 @@ class Progress:
         clock = f"{eta // 3600}:{eta // 60 % 60:02d}:{eta % 60:02d}"
         return (
             f"{text}  {metrics['clips_per_second']:.1f} clips/s  "
-            f"data wait {100 * metrics['data_wait_share']:.0f} %  ETA {clock}"
+            f"data wait {100 * metrics['data_wait_share']:.0f} %  "
+            f"bad clips {metrics['bad_clips']}  ETA {clock}"
         )

@@ -1,36 +1,19 @@
-"""Says what a checkpoint holds, and which class it loads into; reads names and shapes only."""
+"""Says what is in a checkpoint, or in a data set.
+
+A checkpoint: layout, sizes, classes, tensors, and which class it loads into. A data set (a folder
+of videos, a manifest, a prepared set, or what --dataset names): lengths, sizes, rates, codecs,
+classes, the share of bad records, and with --output a contact sheet of frames, crops and masks.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
-from typing import Any
+import os
+import sys
 
-from flax import nnx
-
-from vmae_jax import hf
-from vmae_jax.pretrained import Stored, has_part, make_plan, open_checkpoint
-from vmae_jax.videomae import VideoMAE
-
-_SIZE_FIELDS = (
-    "hidden_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "intermediate_size",
-    "decoder_hidden_size",
-    "decoder_num_hidden_layers",
-    "decoder_num_attention_heads",
-    "decoder_intermediate_size",
-    "patch_size",
-    "tubelet_size",
-    "num_channels",
-    "num_frames",
-    "image_size",
-    "use_mean_pooling",
-    "qkv_bias",
-    "layer_norm_eps",
-)
-_CLASSES = (hf.VideoMAEModel, hf.VideoMAEForPreTraining, hf.VideoMAEForVideoClassification)
+from vmae_jax.commands.prepare import add_source_arguments
+from vmae_jax.folders import VIDEO_EXTENSIONS
 
 
 def add_checkpoint_arguments(parser: argparse.ArgumentParser, metavar: str) -> None:
@@ -61,86 +44,90 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments that `run` reads."""
     add_checkpoint_arguments(parser, "PATH")
     parser.add_argument("--json", action="store_true", help="print it as JSON")
+    data = parser.add_argument_group("data sets")
+    add_source_arguments(data, default=None)
+    data.add_argument(
+        "--records",
+        type=int,
+        default=200,
+        metavar="N",
+        help="records to open, evenly spread (default: 200)",
+    )
+    data.add_argument(
+        "--output", metavar="FOLDER", help="where contact_sheet.png and statistics.json go"
+    )
+    data.add_argument(
+        "--clips", type=int, default=6, metavar="N", help="on the contact sheet (default: 6)"
+    )
+    data.add_argument(
+        "--frame-stride", type=int, default=4, metavar="N", help="of those clips (default: 4)"
+    )
+    data.add_argument(
+        "--repeat", type=int, default=4, metavar="R", help="crops drawn in (default: 4)"
+    )
 
 
 def run(args: argparse.Namespace) -> None:
     """Prints the description.
 
     Raises:
-      ValueError, OSError: for a checkpoint that cannot be used.
+      ValueError, OSError: for a path that cannot be used.
     """
+    if args.dataset is None:
+        args.dataset = _data_set_of(args.path)
+        if args.dataset == "video_folder":
+            args.option = [("held_out_ratio", 0.0), *args.option]  # all of it
+    if args.dataset is not None:
+        _inspect_data(args)
+        return
+    from vmae_jax.checkpoint_report import as_text, describe
+    from vmae_jax.pretrained import open_checkpoint
+
     with open_checkpoint(args.path, args.revision) as stored:
         described = describe(stored, given_heads(args))
-    print(json.dumps(described, indent=2) if args.json else _as_text(described))
+    print(json.dumps(described, indent=2) if args.json else as_text(described))
 
 
-def describe(stored: Stored, heads: dict[str, int]) -> dict[str, Any]:
-    """What `--json` prints: layout, sizes, classes, loads_into, tensors."""
-    config = stored.config.replace(**heads)
-    holds_classes = has_part(stored, "classifier")
-    unknown = set(stored.unknown) - set(heads)
-    names = [config.id2label[i] for i in sorted(config.id2label)] if holds_classes else []
-    return {
-        "path": stored.path,
-        "layout": stored.layout.name,
-        "sizes": {
-            name: None if name in unknown else getattr(config, name)
-            for name in _SIZE_FIELDS
-            if has_part(stored, "decoder") or not name.startswith("decoder_")
-        },
-        "parameters": sum(_size(tensor.shape) for tensor in stored.tensors.values()),
-        "num_labels": len(names) if holds_classes else None,
-        "labels": names if names and not names[0].startswith("LABEL_") else None,
-        "loads_into": {cls.__name__: _fit(stored, config, cls) for cls in _CLASSES},
-        "tensors": {
-            name: {"shape": list(tensor.shape), "dtype": tensor.dtype}
-            for name, tensor in stored.tensors.items()
-        },
-    }
+def _data_set_of(path: str) -> str | None:
+    """The data set that a path shows to be one; None for what may be a checkpoint."""
+    from vmae_jax.prepared import MANIFEST
+
+    if os.path.isfile(os.path.join(path, MANIFEST)):
+        return "prepared"
+    if path.endswith((".csv", ".json", ".jsonl")):
+        return "manifest"
+    if os.path.isdir(path):
+        for _, _, files in os.walk(path):
+            if any(file.lower().endswith(VIDEO_EXTENSIONS) for file in files):
+                return "video_folder"
+    return None
 
 
-def _size(shape) -> int:
-    product = 1
-    for side in shape:
-        product *= side
-    return product
+def _inspect_data(args: argparse.Namespace) -> None:
+    from vmae_jax import data_report
+    from vmae_jax.commands.prepare import source_of
 
-
-def _fit(stored: Stored, config, cls) -> dict[str, Any]:
-    core = nnx.eval_shape(
-        lambda: VideoMAE(config, decoder=cls._decoder, classifier=cls._classifier, rngs=nnx.Rngs(0))
+    args.source = args.path
+    source = source_of(args)
+    records = data_report.spread(len(source), args.records)
+    found = []
+    for count, item in enumerate(
+        data_report.visit(source, data_report.Facts(source), records), start=1
+    ):
+        found.append(item)
+        if count % 20 == 0:
+            print(f"looked at {count} of {len(records)} records", file=sys.stderr)
+    statistics = data_report.statistics(source, found)
+    print(json.dumps(statistics, indent=2) if args.json else data_report.as_text(statistics))
+    if args.output is None:
+        return
+    os.makedirs(args.output, exist_ok=True)
+    with open(os.path.join(args.output, "statistics.json"), "w", encoding="utf-8") as file:
+        json.dump(statistics, file, indent=2)
+    good = [i for i, facts in found if not isinstance(facts, str)]
+    chosen = [good[k] for k in data_report.spread(len(good), args.clips)]
+    path = os.path.join(args.output, "contact_sheet.png")
+    data_report.draw_contact_sheet(
+        source, chosen, path, frame_stride=args.frame_stride, repeat=args.repeat
     )
-    plan = make_plan(stored, core)
-    fields = ("loaded", "dropped", "fresh", "missing", "unexpected", "misshaped")
-    return {"loads": plan.fits, **{field: getattr(plan, field) for field in fields}}
-
-
-def _as_text(described: dict[str, Any]) -> str:
-    lines = [
-        described["path"],
-        f"layout: {described['layout']}, {len(described['tensors'])} tensors, "
-        f"{described['parameters']:,} numbers",
-    ]
-    lines += [
-        f"  {name}: {'not told by the file; give it' if value is None else value}"
-        for name, value in described["sizes"].items()
-    ]
-    if described["num_labels"] is not None:
-        some = described["labels"] or []
-        shown = ", ".join(some[:5]) + (", ..." if len(some) > 5 else "")
-        lines.append(f"classes: {described['num_labels']}" + (f" ({shown})" if shown else ""))
-    for name, fit in described["loads_into"].items():
-        parts = [
-            f"{field} {', '.join(fit[field][:8])}"
-            + (f" and {len(fit[field]) - 8} more" if len(fit[field]) > 8 else "")
-            for field in ("dropped", "fresh", "missing", "unexpected", "misshaped")
-            if fit[field]
-        ]
-        verdict = "loads" if fit["loads"] else "does not load"
-        lines.append(f"{name}: {verdict}" + (f"; {'; '.join(parts)}" if parts else ""))
-    width = max(map(len, described["tensors"]), default=0)
-    lines += [
-        f"  {name:{width}}  {tensor['dtype']:9} {tuple(tensor['shape'])}"
-        for name, tensor in described["tensors"].items()
-    ]
-    return "\n".join(lines)
+    print(f"wrote {path} and statistics.json beside it")

@@ -1,0 +1,120 @@
+"""Files on this machine and below remote roots ("gs://...", "s3://..."), read in the same way.
+
+Remote ones go through etils.epath, which knows gs, s3, az and hf, and needs the package of each
+(gcsfs, s3fs, ...); it is imported for them alone. A missing folder is an error here, never an empty
+one.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+
+def is_remote(path: str) -> bool:
+    """Whether the path is an address."""
+    return "://" in path
+
+
+def join(root: str, path: str) -> str:
+    """`path` below `root`; as it stands if root is "", or if it is absolute or an address."""
+    if not root or is_remote(path) or os.path.isabs(path):
+        return path
+    return f"{root.rstrip('/')}/{path}" if is_remote(root) else os.path.join(root, path)
+
+
+def list_files(root: str | None) -> list[str]:
+    """All files below a folder, relative to it, with "/" between the parts, in sorted order.
+
+    Raises:
+      ValueError: if it is not a folder, or the scheme of an address is unknown.
+      OSError: if a folder in it cannot be read.
+    """
+    if root and is_remote(root):
+        return sorted(_remote_files(root))
+    if not root or not os.path.isdir(root):
+        raise ValueError(f"path={root!r} is not a folder; give the folder with your videos.")
+    return sorted(
+        os.path.relpath(os.path.join(folder, file), root).replace(os.sep, "/")
+        for folder, _, files in os.walk(root, onerror=_raise)
+        for file in files
+    )
+
+
+def list_folder(path: str) -> list[str]:
+    """Names of what lies in a folder itself, in no order.
+
+    Raises:
+      OSError: if it cannot be read.
+      ValueError: if the scheme of an address is unknown.
+    """
+    if is_remote(path):
+        return [entry.name for entry in _remote(path).iterdir()]
+    return os.listdir(path)
+
+
+def read_bytes(path: str, max_bytes: int) -> bytes:
+    """The contents of a file.
+
+    Raises:
+      OSError: if it cannot be read.
+      ValueError: if it is larger than max_bytes, or the scheme of an address is unknown.
+    """
+    remote = _remote(path) if is_remote(path) else None
+    size = remote.stat().length if remote else os.path.getsize(path)
+    if size > max_bytes:
+        raise ValueError(f"path={path!r} has {size} bytes, above {max_bytes}; split the file.")
+    if remote:
+        return remote.read_bytes()
+    with open(path, "rb") as file:
+        return file.read()
+
+
+def read_text(path: str | None, max_bytes: int) -> str:
+    """The contents of a UTF-8 file.
+
+    Raises:
+      ValueError: if it is missing, cannot be read, is too large, or is no UTF-8.
+    """
+    if not path:
+        raise ValueError(f"path={path!r} is not a file; give the file that lists your videos.")
+    try:
+        return read_bytes(path, max_bytes).decode("utf-8-sig")
+    except OSError as error:
+        raise ValueError(
+            f"path={path!r} cannot be read ({error}); give the file that lists your videos."
+        ) from error
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"path={path!r} is not UTF-8 at byte {error.start}; convert the file."
+        ) from error
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _remote(address: str):
+    from etils import epath
+
+    try:
+        return epath.Path(address)
+    except KeyError as error:
+        raise ValueError(
+            f"path={address!r} has an unknown scheme; use gs://, s3://, az:// or hf://, or copy "
+            "the data to this machine."
+        ) from error
+
+
+def _remote_files(root: str) -> Iterator[str]:
+    top = None
+    try:
+        # Only the first folder's own name tells how this backend spells the root.
+        for folder, _, files in _remote(root).walk(on_error=_raise):
+            top = str(folder) if top is None else top
+            below = str(folder)[len(top) :].strip("/")
+            yield from (f"{below}/{file}" if below else file for file in files)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ValueError(
+            f"path={root!r} is not a folder ({error}); give the folder with your videos."
+        ) from error
