@@ -119,15 +119,15 @@ def main(config: ConfigDict, workdir: str) -> dict[str, float]:
         prefetch_batches=config.data.prefetch_batches,
     )
     log_start(config, model_config, state, samples, held_out, schedule, mesh, restored)
-    progress = Progress(
-        start_step=start_step, num_steps=schedule.num_steps, batch_size=config.data.batch_size
-    )
     running: collections.deque = collections.deque()  # losses of steps that may not be done yet
     held_out_metrics: dict[str, float] = {}
     advised = False
     try:
         rate = input_probe.measure(samples.group, samples.repeat)
         logger.info("input: %s", rate.line(config.data.num_threads))
+        progress = Progress(
+            start_step=start_step, num_steps=schedule.num_steps, batch_size=config.data.batch_size
+        )
         for step in range(start_step + 1, schedule.num_steps + 1):  # counts updates once done
             asked = time.perf_counter()
             batch = next(batches)

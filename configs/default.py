@@ -53,7 +53,7 @@ def get_config() -> ConfigDict:
     config.data = data = ConfigDict()
     data.name = "video_folder"  # a name in vmae_jax.datasets.DATASETS
     data.path = ""  # folder of the data set
-    data.options = ConfigDict({"held_out_ratio": 0.05})  # of that data set, see its function
+    data.options = ConfigDict()  # of that data set, see its function; set in a recipe
     data.batch_size = 2048  # clips of one step, over all devices
     data.frame_stride = 4  # the original's sampling_rate
     data.repeat = 1  # crops of the same frames; 2 or 4 divide the cost of decoding

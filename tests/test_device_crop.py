@@ -46,9 +46,14 @@ def test_it_agrees_with_pillow_within_one_grey_level(image_size):
     boxes = np.concatenate([places, sizes], -1).astype(np.int32)
     boxes = np.concatenate([boxes, [[72 - 20, 100 - 21, 20, 21]]]).reshape(2, 9, 4)
     crops = np.asarray(crop(canvas, boxes, image_size)).reshape(2, 9, 3, *image_size, 3)
+    different = []
     for b, r, t in np.ndindex(2, 9, 3):
         expected = pillow(canvas[b, t], boxes[b, r].tolist(), image_size)
         assert largest_difference(crops[b, r, t], expected) <= 1, (b, r, t)
+        different.append((crops[b, r, t] != expected).mean())
+    # Pillow's weights are fixed-point numbers: one value in a hundred rounds the other way. Without
+    # rounding between columns and rows it would be one in six.
+    assert np.mean(different) < 0.05
 
 
 def test_the_boxes_of_training_agree_with_the_host():

@@ -332,7 +332,9 @@ def test_children_end_with_their_parent(end):
         assert all(gone(pid) for pid in children)
 
 
-def test_close_ends_children_and_fails_the_calls_under_way(isolated):
+@pytest.mark.parametrize("attempts", [1, 2])
+def test_close_ends_children_and_fails_the_calls_under_way(attempts, isolated, monkeypatch):
+    monkeypatch.setattr(isolation, "ATTEMPTS", attempts)
     function, errors = isolated(misbehave), []
 
     def ask():

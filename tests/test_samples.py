@@ -394,6 +394,21 @@ def test_bad_records_are_replaced_and_each_is_named_once(tmp_path):
         assert shown[d] == next(i for i in order[d:] if i not in bad)
 
 
+def test_a_record_known_to_be_bad_is_not_tried_again():
+    class Counting(PaintedSource):
+        def open(self, i):
+            opened.append(i)
+            return super().open(i)
+
+    opened = []
+    make = RandomClip(Counting(5, bad={2: "torn"}), 4, 2, (16, 16))
+    samples = PretrainingSamples(make, 0, bad_clips=BadClips(None, 5, 0.2))
+    for d in range(20):
+        samples.group(d)
+    assert Counter(opened)[2] == 1  # it may hang for a minute each time
+    assert len(opened) == 21
+
+
 def test_replacements_do_not_depend_on_who_finds_the_bad_records_first(tmp_path):
     forward, _ = with_bad(50, 5, tmp_path / "a.jsonl")
     backward, _ = with_bad(50, 5, tmp_path / "b.jsonl")

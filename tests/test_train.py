@@ -230,7 +230,6 @@ def folder_config(folder, **changes):
     return config
 
 
-@pytest.mark.usefixtures("hasty_compiler")
 def test_a_run_on_a_folder_leaves_bad_files_out_and_resumes_exactly(folder, tmp_path):
     folder, bad = folder
     config = folder_config(folder)

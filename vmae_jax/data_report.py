@@ -31,7 +31,8 @@ class Facts:
     def __call__(self, i: int) -> dict[str, Any]:
         """frames, seconds, fps, height, width, codec. Raises VideoError."""
         with self.source.open(i) as reader:
-            reader.read([0])  # a header alone may promise anything
+            # a header alone may promise anything
+            reader.read([getattr(reader, "frame_phase", 0)])
             return {
                 "frames": reader.num_frames,
                 "seconds": reader.num_frames / reader.fps,

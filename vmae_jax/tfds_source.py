@@ -106,7 +106,7 @@ def _load_tfds():
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
             f"reading a TFDS data set needs tensorflow-datasets and array_record ({error}); run "
-            "`pip install vmae_jax[tfds]`."
+            "`pip install vmae_jax`."
         ) from error
     return tensorflow_datasets
 

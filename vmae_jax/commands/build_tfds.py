@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--beam-options",
         metavar="OPTIONS",
         help="run on Apache Beam with these pipeline options, commas between them: "
-        "runner=DataflowRunner,project=...; workers need vmae_jax[tfds,beam] and must see SOURCE "
+        "runner=DataflowRunner,project=...; workers need vmae_jax[beam] and must see SOURCE "
         "and DEST under the same names (default: threads of this process)",
     )
 

@@ -13,7 +13,10 @@ import os
 import sys
 
 from vmae_jax.commands.prepare import add_source_arguments
+from vmae_jax.datasets import make_source
 from vmae_jax.folders import VIDEO_EXTENSIONS
+from vmae_jax.prepared import MANIFEST, PreparedSource
+from vmae_jax.sources import VideoSource
 
 
 def add_checkpoint_arguments(parser: argparse.ArgumentParser, metavar: str) -> None:
@@ -73,12 +76,8 @@ def run(args: argparse.Namespace) -> None:
     Raises:
       ValueError, OSError: for a path that cannot be used.
     """
-    if args.dataset is None:
-        args.dataset = _data_set_of(args.path)
-        if args.dataset == "video_folder":
-            args.option = [("held_out_ratio", 0.0), *args.option]  # all of it
-    if args.dataset is not None:
-        _inspect_data(args)
+    if (source := _data_set(args)) is not None:
+        _inspect_data(source, args)
         return
     from vmae_jax.checkpoint_report import as_text, describe
     from vmae_jax.pretrained import open_checkpoint
@@ -88,27 +87,28 @@ def run(args: argparse.Namespace) -> None:
     print(json.dumps(described, indent=2) if args.json else as_text(described))
 
 
-def _data_set_of(path: str) -> str | None:
-    """The data set that a path shows to be one; None for what may be a checkpoint."""
-    from vmae_jax.prepared import MANIFEST
-
+def _data_set(args: argparse.Namespace) -> VideoSource | None:
+    """The data set that the arguments name, or that the path shows to be one; None for what may be
+    a checkpoint."""
+    path, options = args.path, dict(args.option)
+    if args.dataset is not None:
+        return make_source(args.dataset, path, args.split, **options)
     if os.path.isfile(os.path.join(path, MANIFEST)):
-        return "prepared"
+        return PreparedSource(path, **options)
     if path.endswith((".csv", ".json", ".jsonl")):
-        return "manifest"
+        return make_source("manifest", path, args.split, **options)
     if os.path.isdir(path):
         for _, _, files in os.walk(path):
             if any(file.lower().endswith(VIDEO_EXTENSIONS) for file in files):
-                return "video_folder"
+                return make_source(
+                    "video_folder", path, "train", **{"held_out_ratio": 0, **options}
+                )
     return None
 
 
-def _inspect_data(args: argparse.Namespace) -> None:
+def _inspect_data(source: VideoSource, args: argparse.Namespace) -> None:
     from vmae_jax import data_report
-    from vmae_jax.commands.prepare import source_of
 
-    args.source = args.path
-    source = source_of(args)
     records = data_report.spread(len(source), args.records)
     found = []
     for count, item in enumerate(

@@ -68,7 +68,7 @@ def build(
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
             f"building a TFDS data set needs tensorflow-datasets and array_record ({error}); run "
-            "`pip install vmae_jax[tfds]`."
+            "`pip install vmae_jax`."
         ) from error
 
     source = _absolute(source)
