@@ -7,7 +7,6 @@ import math
 import os
 import pathlib
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -230,10 +229,9 @@ def folder_config(folder, **changes):
     return config
 
 
-def test_a_run_on_a_folder_leaves_bad_files_out_and_resumes_exactly(folder, tmp_path):
+def test_a_run_on_a_folder_leaves_bad_files_out_and_lists_them(folder, tmp_path):
     folder, bad = folder
-    config = folder_config(folder)
-    train.main(config, str(tmp_path))
+    train.main(folder_config(folder), str(tmp_path))
     listed = [json.loads(line) for line in (tmp_path / "bad_clips.jsonl").read_text().splitlines()]
     # Ten steps of two groups: all training files were visited.
     assert sorted(record["clip_id"] for record in listed) == sorted(bad.values())
@@ -242,11 +240,6 @@ def test_a_run_on_a_folder_leaves_bad_files_out_and_resumes_exactly(folder, tmp_
     assert all(math.isfinite(loss) for loss in losses.values())
     last = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-2])
     assert (last["step"], last["bad_clips"]) == (10, 1)  # those held out are not counted here
-
-    shutil.rmtree(tmp_path / "checkpoints" / "10")
-    train.main(config, str(tmp_path))
-    assert read_losses(tmp_path) == losses
-    assert len((tmp_path / "bad_clips.jsonl").read_text().splitlines()) == 2
 
 
 def test_a_folder_of_bad_files_ends_the_run_and_says_so(folder, tmp_path):

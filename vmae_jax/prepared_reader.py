@@ -23,6 +23,8 @@ class PreparedReader:
       frame_step, frame_phase: frame phase + k * step is the k-th stored one; no other can be read.
     """
 
+    codec = "jpeg"
+
     def __init__(
         self,
         part: Callable[[int], bytes | memoryview],

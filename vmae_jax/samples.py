@@ -170,10 +170,10 @@ class _Samples:
         except VideoError:
             raise
         except (ChildDied, MemoryError) as error:
-            reason = (
-                f"decoding it failed: {str(error) or 'out of memory'}; re-encode or remove the file."
-            )
-            raise VideoError(record.path, reason) from error
+            reason = str(error) or "out of memory"
+            raise VideoError(
+                record.path, f"decoding it failed: {reason}; re-encode or remove the file."
+            ) from error
         except Exception as error:
             error.add_note(f"while making a sample of clip_id={record.clip_id!r}")
             raise

@@ -24,9 +24,9 @@ from vmae_jax.sources import VideoRecord, VideoSource
 
 FRAME_STEPS = (4, 2, 1)
 CHUNK_BYTES = 256 << 20  # of decoded frames held at a time
-# Closed groups of 12, every second frame one that no other needs, and cheap to decode: any clip costs
-# few frames that were not asked for. One thread and no macroblock tree (whose AVX-512 code does not
-# always give the same), so that the bytes depend on nothing else.
+# Closed groups of 12, every second frame one that no other needs, and cheap to decode: any clip
+# costs few frames that were not asked for. One thread and no macroblock tree (whose AVX-512 code
+# does not always give the same), so that the bytes depend on nothing else.
 X264 = {
     "crf": "20",
     "preset": "medium",
