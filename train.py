@@ -24,21 +24,22 @@ from flax import nnx
 from ml_collections import ConfigDict, config_flags
 
 import vmae_jax
-from vmae_jax import input_probe, loader, objectives, optim, pictures, sharding, training
-from vmae_jax.bad_clips import BadClips
+from vmae_jax import objectives, optim, pictures, sharding, training
 from vmae_jax.checkpoint import Checkpoints, Restored, restore_newest
 from vmae_jax.config import VideoMAEConfig
-from vmae_jax.datasets import make_source
-from vmae_jax.masking import MASKS
-from vmae_jax.reconstruction import gain, psnr, reconstruct
-from vmae_jax.samples import (
+from vmae_jax.data import input_probe, loader
+from vmae_jax.data.bad_clips import BadClips
+from vmae_jax.data.datasets import make_source
+from vmae_jax.data.samples import (
     CentreClip,
     HeldOutSamples,
     PretrainingSamples,
     RandomClip,
     bad_clips_file,
 )
-from vmae_jax.sources import VideoSource, cached
+from vmae_jax.data.sources import VideoSource, cached
+from vmae_jax.masking import MASKS
+from vmae_jax.reconstruction import gain, psnr, reconstruct
 from vmae_jax.videomae import VideoMAE
 from vmae_jax.vit import Compute
 from vmae_jax.writer import MetricWriter, Progress

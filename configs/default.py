@@ -51,7 +51,7 @@ def get_config() -> ConfigDict:
     objective.loss = "mse"  # or "l1", "smooth_l1"
 
     config.data = data = ConfigDict()
-    data.name = "video_folder"  # a name in vmae_jax.datasets.DATASETS
+    data.name = "video_folder"  # a name in vmae_jax.data.datasets.DATASETS
     data.path = ""  # folder of the data set
     data.options = ConfigDict()  # of that data set, see its function; set in a recipe
     data.batch_size = 2048  # clips of one step, over all devices

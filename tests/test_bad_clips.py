@@ -9,7 +9,7 @@ import threading
 import numpy as np
 import pytest
 
-from vmae_jax.bad_clips import BadClips, TooManyBadClips
+from vmae_jax.data.bad_clips import BadClips, TooManyBadClips
 
 
 def listed(path):

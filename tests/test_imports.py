@@ -11,7 +11,11 @@ import pytest
 import vmae_jax
 
 PACKAGE = Path(vmae_jax.__file__).parent
-MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
+# by their short names: "vit", "data.clips"
+MODULES = sorted(
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+    for path in [*PACKAGE.glob("*.py"), *PACKAGE.glob("data/*.py")]
+)
 # What neither jax, flax, optax nor numpy needs, so the model must not either.
 BLOCKED = [
     "cv2",
@@ -79,14 +83,15 @@ def imported_names(source):
 def direct_imports(module):
     """Our modules, by their short names, and the top-level names of all others."""
     ours, others = set(), set()
-    for name, member in imported_names((PACKAGE / f"{module}.py").read_text()):
+    file = PACKAGE / f"{module.replace('.', '/')}.py"
+    for name, member in imported_names(file.read_text()):
         package, _, rest = name.partition(".")
         if package != "vmae_jax":
             others.add(package)
-        elif rest:
-            ours.add(rest.split(".")[0])
-        elif member in MODULES:
-            ours.add(member)
+        elif rest in MODULES:
+            ours.add(rest)
+        elif f"{rest}.{member}".lstrip(".") in MODULES:
+            ours.add(f"{rest}.{member}".lstrip("."))
     return ours, others
 
 
@@ -136,23 +141,34 @@ MAY_IMPORT = {
     "videomae": {"vit", "config", "masking", "randomness"},
     "device_crop": set(),
     "objectives": {"videomae", "vit", "masking", "config", "randomness", "device_crop"},
-    "clips": set(),
-    "decoders": {"pyav_reader", "decord_reader", "torchcodec_reader"},  # when they are asked for
-    "packets": {"decoders"},
-    "pyav_reader": {"decoders", "packets"},
-    "augment": set(),
-    "storage": set(),
-    "frame_reader": {"storage", "decoders"},
-    "sources": {"decoders", "augment", "frame_reader"},
-    "splits": {"sources"},
-    "demo_clips": {"sources", "splits"},
-    "folders": {"storage", "frame_reader", "sources", "splits"},
-    "listings": {"storage", "frame_reader", "sources", "splits"},
-    "manifests": {"storage", "listings", "sources", "splits"},
-    "isolation": set(),
-    "bad_clips": set(),
-    "samples": {"sources", "clips", "augment", "decoders", "isolation", "bad_clips"},
-    "loader": {"samples"},
+    "data.clips": set(),
+    "data.decoders": {
+        "data.pyav_reader",
+        "data.decord_reader",
+        "data.torchcodec_reader",
+    },  # when they are asked for
+    "data.packets": {"data.decoders"},
+    "data.pyav_reader": {"data.decoders", "data.packets"},
+    "data.augment": set(),
+    "data.storage": set(),
+    "data.frame_reader": {"data.storage", "data.decoders"},
+    "data.sources": {"data.decoders", "data.augment", "data.frame_reader"},
+    "data.splits": {"data.sources"},
+    "data.demo_clips": {"data.sources", "data.splits"},
+    "data.folders": {"data.storage", "data.frame_reader", "data.sources", "data.splits"},
+    "data.listings": {"data.storage", "data.frame_reader", "data.sources", "data.splits"},
+    "data.manifests": {"data.storage", "data.listings", "data.sources", "data.splits"},
+    "data.isolation": set(),
+    "data.bad_clips": set(),
+    "data.samples": {
+        "data.sources",
+        "data.clips",
+        "data.augment",
+        "data.decoders",
+        "data.isolation",
+        "data.bad_clips",
+    },
+    "data.loader": {"data.samples"},
 }
 
 
@@ -172,7 +188,7 @@ def test_no_module_imports_what_stands_beside_the_package(path):
 )
 def test_the_data_side_does_not_import_jax(module):
     # processes that decode video import it; jax would cost each a second and 150 MiB
-    assert not {"jax", "jaxlib", "flax", "optax"} & reached_from(module)
+    assert not {"jax", "jaxlib", "flax", "optax"} & reached_from(f"data.{module}")
 
 
 # Imports, run
@@ -185,7 +201,7 @@ def test_importing_the_package_does_not_load_jax():
 
 
 def test_importing_the_sources_does_not_load_jax():
-    loaded = modules_loaded_by("import vmae_jax.sources, vmae_jax.clips")
+    loaded = modules_loaded_by("import vmae_jax.data.sources, vmae_jax.data.clips")
     assert not {"jax", "flax", "grain", "torch"} & loaded
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from ml_collections import ConfigDict
 
-from vmae_jax import input_probe
-from vmae_jax.input_probe import InputRate, advice, measure
+from vmae_jax.data import input_probe
+from vmae_jax.data.input_probe import InputRate, advice, measure
 
 
 @pytest.fixture

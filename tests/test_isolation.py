@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 import video_corpus
 
-from vmae_jax import isolation
-from vmae_jax.decoders import VideoError
-from vmae_jax.isolation import ChildDied, Isolated
-from vmae_jax.samples import RandomClip
-from vmae_jax.sources import VideoRecord, VideoSource
+from vmae_jax.data import isolation
+from vmae_jax.data.decoders import VideoError
+from vmae_jax.data.isolation import ChildDied, Isolated
+from vmae_jax.data.samples import RandomClip
+from vmae_jax.data.sources import VideoRecord, VideoSource
 
 ARRAYS = {
     "video": np.random.default_rng(0).integers(0, 256, (3, 5, 7, 3), np.uint8),
@@ -267,7 +267,7 @@ def test_a_childs_output_does_not_reach_the_channel(isolated, capfd):
 def test_a_child_imports_neither_jax_nor_the_main_script(isolated):
     result = isolated(modules)()
     assert not {"jax", "flax", "grain"} & set(result["names"])
-    assert result["main"] == "vmae_jax.isolation"
+    assert result["main"] == "vmae_jax.data.isolation"
     assert set(filter(None, sys.path)) <= set(result["path"])
 
 
@@ -278,7 +278,7 @@ def test_decoding_a_clip_needs_no_jax(isolated, tmp_path):
     expected = make(0, 1, 2)
     result = isolated(ModulesAfter(make))(0, 1, 2)
     assert not {"jax", "flax", "grain"} & set(result["names"])
-    assert "vmae_jax.samples" in result["names"]
+    assert "vmae_jax.data.samples" in result["names"]
     np.testing.assert_array_equal(result["video"], expected["video"])
 
 
@@ -304,7 +304,7 @@ def test_children_ignore_the_signals_that_are_the_trainers(isolated):
 PARENT = """
 import sys, threading
 import test_isolation
-from vmae_jax.isolation import Isolated
+from vmae_jax.data.isolation import Isolated
 function = Isolated(test_isolation.process_id, timeout=60)
 print(function()["pid"], flush=True)
 hanging = Isolated(test_isolation.misbehave, timeout=600)

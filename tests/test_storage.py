@@ -6,8 +6,8 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from PIL import Image
 
-from vmae_jax import storage
-from vmae_jax.datasets import make_source
+from vmae_jax.data import storage
+from vmae_jax.data.datasets import make_source
 
 
 class Bucket(MemoryFileSystem):

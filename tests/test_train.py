@@ -21,10 +21,10 @@ import video_corpus
 import train
 from configs import demo
 from vmae_jax import sharding
-from vmae_jax.bad_clips import BadClips, TooManyBadClips
-from vmae_jax.decoders import VideoError
-from vmae_jax.folders import video_folder
-from vmae_jax.samples import CentreClip, HeldOutSamples
+from vmae_jax.data.bad_clips import BadClips, TooManyBadClips
+from vmae_jax.data.decoders import VideoError
+from vmae_jax.data.folders import video_folder
+from vmae_jax.data.samples import CentreClip, HeldOutSamples
 
 ROOT = pathlib.Path(__file__).parent.parent
 NUM_STEPS = 24

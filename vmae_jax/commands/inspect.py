@@ -13,10 +13,10 @@ import os
 import sys
 
 from vmae_jax.commands.prepare import add_source_arguments
-from vmae_jax.datasets import make_source
-from vmae_jax.folders import VIDEO_EXTENSIONS
-from vmae_jax.prepared import MANIFEST, PreparedSource
-from vmae_jax.sources import VideoSource
+from vmae_jax.data.datasets import make_source
+from vmae_jax.data.folders import VIDEO_EXTENSIONS
+from vmae_jax.data.prepared import MANIFEST, PreparedSource
+from vmae_jax.data.sources import VideoSource
 
 
 def add_checkpoint_arguments(parser: argparse.ArgumentParser, metavar: str) -> None:
@@ -107,27 +107,27 @@ def _data_set(args: argparse.Namespace) -> VideoSource | None:
 
 
 def _inspect_data(source: VideoSource, args: argparse.Namespace) -> None:
-    from vmae_jax import data_report
+    from vmae_jax.data import report
 
-    records = data_report.spread(len(source), args.records)
+    records = report.spread(len(source), args.records)
     found = []
     for count, item in enumerate(
-        data_report.visit(source, data_report.Facts(source), records), start=1
+        report.visit(source, report.Facts(source), records), start=1
     ):
         found.append(item)
         if count % 20 == 0:
             print(f"looked at {count} of {len(records)} records", file=sys.stderr)
-    statistics = data_report.statistics(source, found)
-    print(json.dumps(statistics, indent=2) if args.json else data_report.as_text(statistics))
+    statistics = report.statistics(source, found)
+    print(json.dumps(statistics, indent=2) if args.json else report.as_text(statistics))
     if args.output is None:
         return
     os.makedirs(args.output, exist_ok=True)
     with open(os.path.join(args.output, "statistics.json"), "w", encoding="utf-8") as file:
         json.dump(statistics, file, indent=2)
     good = [i for i, facts in found if not isinstance(facts, str)]
-    chosen = [good[k] for k in data_report.spread(len(good), args.clips)]
+    chosen = [good[k] for k in report.spread(len(good), args.clips)]
     path = os.path.join(args.output, "contact_sheet.png")
-    data_report.draw_contact_sheet(
+    report.draw_contact_sheet(
         source, chosen, path, frame_stride=args.frame_stride, repeat=args.repeat
     )
     print(f"wrote {path} and statistics.json beside it")

@@ -10,13 +10,13 @@ import ast
 import os
 import sys
 
-from vmae_jax.datasets import make_source
-from vmae_jax.preparation import VIDEO_TIMEOUT, prepare
-from vmae_jax.prepared import STORED_AS
-from vmae_jax.progress import readable_bytes
-from vmae_jax.shard_folder import BAD_FILES
-from vmae_jax.sources import VideoSource
-from vmae_jax.video_encoding import FRAME_STEPS, Settings
+from vmae_jax.data.datasets import make_source
+from vmae_jax.data.preparation import VIDEO_TIMEOUT, prepare
+from vmae_jax.data.prepared import STORED_AS
+from vmae_jax.data.progress import readable_bytes
+from vmae_jax.data.shard_folder import BAD_FILES
+from vmae_jax.data.sources import VideoSource
+from vmae_jax.data.video_encoding import FRAME_STEPS, Settings
 
 
 def add_source_arguments(parser, default: str | None = "video_folder") -> None:
@@ -146,7 +146,7 @@ def run(args: argparse.Namespace) -> None:
     """Makes what is missing of the set.
 
     Raises:
-      ValueError, ImportError, OSError: as `vmae_jax.preparation.prepare`.
+      ValueError, ImportError, OSError: as `vmae_jax.data.preparation.prepare`.
     """
     frame_step = args.frame_step or (4 if args.encoding == "jpeg" else 1)
     settings = Settings(frame_step, args.short_side, args.quality, args.encoding, args.shard_size)

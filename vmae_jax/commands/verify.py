@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from vmae_jax.commands.prepare import add_source_arguments, source_of
-from vmae_jax.verification import damage, psnr_to_source
+from vmae_jax.data.verification import damage, psnr_to_source
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

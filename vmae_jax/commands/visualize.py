@@ -8,9 +8,9 @@ import os
 import jax
 import numpy as np
 
-from vmae_jax.augment import centre_crop
-from vmae_jax.clips import centre_indices
-from vmae_jax.decoders import VideoReader, open_video
+from vmae_jax.data.augment import centre_crop
+from vmae_jax.data.clips import centre_indices
+from vmae_jax.data.decoders import VideoReader, open_video
 from vmae_jax.hf import VideoMAEForPreTraining
 from vmae_jax.masking import MASKS
 from vmae_jax.pictures import animate_reconstruction, draw_reconstruction

@@ -1,0 +1,179 @@
+"""From samples to batches: only scheduling, no randomness.
+
+The global batch of step s holds the samples s*B to s*B + B - 1, and host p of P the p-th of P equal
+parts of it. So the stream is the same for every number of threads and hosts, and a run resumes by
+its step number. Threads are enough: decoding and resizing release Python's lock, and what may crash
+is decoded in other processes anyway (`isolation`). The unit of work is a group: the R samples that
+are made of the same frames.
+
+Memory on a host: prefetch_batches of its batches and the one in use, T*H*W*C bytes for each clip.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Protocol
+
+import grain
+import numpy as np
+
+from vmae_jax.data.samples import HeldOutSamples
+
+# grain's ranges end, training does not: more local samples than any run will see.
+_ENDLESS = 2**48
+
+
+class Samples(Protocol):
+    """What the loader needs: groups of `repeat` samples by number, arrays equal in shape.
+
+    The first axis of an array counts samples, or what R of them share.
+    """
+
+    repeat: int
+
+    def group(self, d: int) -> Mapping:
+        """Samples d * repeat to d * repeat + repeat - 1."""
+
+
+class BatchIterator(Protocol):
+    """An iterator over batches whose threads end with `close()`."""
+
+    def __iter__(self) -> Iterator[dict]: ...
+
+    def __next__(self) -> dict: ...
+
+    def close(self) -> None:
+        """Ends the threads; asking for a further batch is then a ValueError."""
+
+
+def training_batches(
+    samples: Samples,
+    batch_size: int,
+    *,
+    start_step: int,
+    process_index: int = 0,
+    process_count: int = 1,
+    num_threads: int,
+    prefetch_batches: int,
+) -> BatchIterator:
+    """This host's batches from step start_step on, without end.
+
+    Args:
+      samples: for example PretrainingSamples; asked from several threads.
+      batch_size: clips in the global batch (B).
+      start_step: the first step to serve; any step starts at once.
+      process_index, process_count: which host this is, of how many.
+      num_threads: threads that make samples; 0 makes them when a batch is asked for.
+      prefetch_batches: batches that are made ahead, at least 1.
+    Returns:
+      An iterator of {"video": uint8 [b, T, H, W, C], "label": int32 [b], "clip_id": list of b str}
+      with b = batch_size / process_count (with crops left to the device: "video" [b / R, T, H, W,
+      C] and "boxes" int32 [b / R, R, 4]). Errors of a sample come out of it. Call its `close()` to
+      end its threads.
+    Raises:
+      ValueError: if a number is out of range, or the batch cannot be shared equally.
+    """
+    if start_step < 0:
+        raise ValueError(f"start_step={start_step} is negative; steps are counted from 0.")
+    local_size = _local_batch_size(batch_size, samples.repeat, process_index, process_count)
+    num_groups = batch_size // samples.repeat
+
+    def group(k: int) -> Mapping:
+        return samples.group(_global_number(k, num_groups, local_size, process_index))
+
+    return _batches(
+        group, range(start_step * local_size, _ENDLESS), local_size, num_threads, prefetch_batches
+    )
+
+
+def held_out_batches(
+    samples: HeldOutSamples,
+    batch_size: int,
+    *,
+    process_index: int = 0,
+    process_count: int = 1,
+    num_threads: int = 0,
+    prefetch_batches: int = 1,
+) -> BatchIterator:
+    """This host's part of one pass over the held-out samples, each of which counts once.
+
+    Args:
+      samples: with a length.
+      batch_size, process_index, process_count, num_threads, prefetch_batches: as in
+        `training_batches`.
+    Returns:
+      An iterator of batches as in `training_batches`, equally many on every host, with a further
+      "index": int32 [b], the sample's number, and "weight": float32 [b], 1 for a sample and 0 for
+      padding (which repeats the first samples) and for bad clips that are left out.
+    Raises:
+      ValueError: as `training_batches`.
+    """
+    local_size = _local_batch_size(batch_size, 1, process_index, process_count)
+    num_batches = -(-len(samples) // batch_size)
+
+    def group(k: int) -> dict:
+        i = _global_number(k, batch_size, local_size, process_index)
+        made = samples.group(i % len(samples))
+        index = np.full(1, i % len(samples), np.int32)
+        return {**made, "index": index, "weight": made["weight"] * np.float32(i < len(samples))}
+
+    return _batches(
+        group, range(num_batches * local_size), local_size, num_threads, prefetch_batches
+    )
+
+
+def _local_batch_size(batch_size: int, repeat: int, process_index: int, process_count: int) -> int:
+    """Groups in this host's part of a batch."""
+    if not 0 <= process_index < process_count:
+        raise ValueError(
+            f"process_index={process_index} must be in [0, process_count={process_count})."
+        )
+    if batch_size < 1 or batch_size % (process_count * repeat):
+        times = f" times repeat={repeat}" if repeat > 1 else ""
+        raise ValueError(
+            f"batch_size={batch_size} is not a positive multiple of process_count={process_count}"
+            f"{times}; choose one, so that every host gets the same number of clips."
+        )
+    return batch_size // process_count // repeat
+
+
+def _global_number(k: int, num_groups: int, local_size: int, process_index: int) -> int:
+    """The global number of the k-th group that host process_index makes, of num_groups a step."""
+    step, position = divmod(k, local_size)
+    return step * num_groups + process_index * local_size + position
+
+
+def _batches(
+    group: Callable[[int], Mapping],
+    numbers: range,
+    local_size: int,
+    num_threads: int,
+    prefetch_batches: int,
+) -> BatchIterator:
+    if num_threads < 0:
+        raise ValueError(f"num_threads={num_threads} is negative; choose 0 or more.")
+    if prefetch_batches < 1:
+        raise ValueError(f"prefetch_batches={prefetch_batches} must be at least 1.")
+    # The buffer is stated because grain's own (500 elements) would take gigabytes. It lies before
+    # the batching, so that the threads share the work of one batch instead of each making its own.
+    options = grain.ReadOptions(
+        num_threads=num_threads, prefetch_buffer_size=prefetch_batches * local_size
+    )
+    dataset = (
+        grain.MapDataset.range(numbers.start, numbers.stop)
+        .map(group)
+        .to_iter_dataset(options)
+        .batch(local_size, drop_remainder=True, batch_fn=_joined)
+    )
+    return iter(dataset)
+
+
+def _joined(groups: Sequence[Mapping]) -> dict:
+    columns = {name: [group[name] for group in groups] for name in groups[0]}
+    return {
+        name: list(itertools.chain(*values))
+        if isinstance(values[0], list)
+        else np.concatenate(values)
+        for name, values in columns.items()
+    }
