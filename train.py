@@ -64,12 +64,7 @@ def main(config: ConfigDict, workdir: str) -> dict[str, float]:
     mesh = sharding.make_mesh(config.data.batch_size, repeat=samples.repeat)
 
     # The two steps.
-    schedule = optim.make_schedule(
-        # the published rates and epochs count videos, not the crops made of each (V2)
-        batch_size=config.data.batch_size // samples.repeat,
-        num_clips=len(samples.source),
-        **config.schedule,
-    )
+    schedule = make_schedule(config, len(samples.source))
     optimizer = optim.make_optimizer(schedule, **config.optimizer)
     on_all = sharding.replicated(mesh)
     bound = {"graphdef": training.graph_definition(model_config, compute), "seed": config.seed}
@@ -186,6 +181,18 @@ def make_model_config(config: ConfigDict) -> VideoMAEConfig:
     """The published size, with the fields that the run's configuration sets otherwise."""
     changes = {name: value for name, value in config.model.items() if value is not None}
     return VideoMAEConfig.from_size(changes.pop("size"), **changes)
+
+
+def make_schedule(config: ConfigDict, num_records: int) -> optim.Schedule:
+    """The run's schedule; all `num_records` make an epoch, unless the configuration says how many
+    do."""
+    data = config.data
+    return optim.make_schedule(
+        # the published rates and epochs count videos, not the crops made of each (V2)
+        batch_size=data.batch_size // data.repeat,
+        num_clips=num_records if data.num_clips is None else data.num_clips,
+        **config.schedule,
+    )
 
 
 def open_samples(

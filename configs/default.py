@@ -54,6 +54,8 @@ def get_config() -> ConfigDict:
     data.name = "video_folder"  # a name in vmae_jax.data.datasets.DATASETS
     data.path = ""  # folder of the data set
     data.options = ConfigDict()  # of that data set, see its function; set in a recipe
+    # of an epoch, where the schedule counts in epochs; None: as many training clips as there are
+    data.num_clips = placeholder(int)
     data.batch_size = 2048  # clips of one step, over all devices
     data.frame_stride = 4  # the original's sampling_rate
     data.repeat = 1  # crops of the same frames; 2 or 4 divide the cost of decoding

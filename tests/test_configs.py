@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import functools
 import importlib
+import operator
 import pathlib
 
 import jax
@@ -39,13 +41,28 @@ def test_a_recipe_adds_no_option_of_its_own(name):
 
 
 @pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_assigns_only_what_differs(name):
+    default, recipe = load("default"), load(name)
+    source = (pathlib.Path(train.__file__).parent / "configs" / f"{name}.py").read_text()
+    targets = [
+        ast.unparse(target)
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Assign)
+        for target in node.targets
+    ]
+    options = [target.removeprefix("config.") for target in targets if "." in target]
+    assert options
+    for option in options:
+        value = operator.attrgetter(option)
+        assert value(recipe) != value(default), option
+
+
+@pytest.mark.parametrize("name", RECIPES)
 def test_the_train_step_of_a_recipe_traces(name):
     config = load(name)
     model = train.make_model_config(config)
     compute = Compute(**config.compute)
-    schedule = optim.make_schedule(
-        batch_size=config.data.batch_size, num_clips=10**6, **config.schedule
-    )
+    schedule = train.make_schedule(config, num_records=10**6)
     optimizer = optim.make_optimizer(schedule, **config.optimizer)
     state = jax.eval_shape(
         functools.partial(training.init_state, model, compute, optimizer, seed=0)

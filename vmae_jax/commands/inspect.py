@@ -111,9 +111,7 @@ def _inspect_data(source: VideoSource, args: argparse.Namespace) -> None:
 
     records = report.spread(len(source), args.records)
     found = []
-    for count, item in enumerate(
-        report.visit(source, report.Facts(source), records), start=1
-    ):
+    for count, item in enumerate(report.visit(source, report.Facts(source), records), start=1):
         found.append(item)
         if count % 20 == 0:
             print(f"looked at {count} of {len(records)} records", file=sys.stderr)
