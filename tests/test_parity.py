@@ -15,7 +15,7 @@ import pytest
 from flax import nnx
 
 import vmae_jax
-from vmae_jax import layouts
+from vmae_jax import export, layouts
 from vmae_jax.activations import ACTIVATIONS
 from vmae_jax.vit import Compute, layer_norm, sincos_table
 
@@ -141,7 +141,7 @@ def as_state_dict(core, class_name):
     """In memory the biases have other names than in files."""
     return {
         name.replace("q_bias", "query.bias").replace("v_bias", "value.bias"): torch.tensor(tensor)
-        for name, tensor in layouts.to_hugging_face(core, class_name).items()
+        for name, tensor in export.hugging_face_tensors(core, class_name).items()
     }
 
 

@@ -12,7 +12,7 @@ import torch
 import transformers
 from flax import nnx
 
-from vmae_jax import VideoMAEConfig, layouts, objectives, optim, randomness, training
+from vmae_jax import VideoMAEConfig, export, layouts, objectives, optim, randomness, training
 from vmae_jax.masking import tube_mask
 from vmae_jax.videomae import VideoMAE
 from vmae_jax.vit import Compute
@@ -68,7 +68,7 @@ def original_run() -> tuple[list[float], dict[str, np.ndarray]]:
     torch.manual_seed(0)
     config = transformers.VideoMAEConfig(**CONFIG.to_dict(), attn_implementation="eager")
     model = transformers.VideoMAEForPreTraining(config)
-    start = layouts.to_hugging_face(random_start(), "VideoMAEForPreTraining")
+    start = export.hugging_face_tensors(random_start(), "VideoMAEForPreTraining")
     start = {
         name.replace("q_bias", "query.bias").replace("v_bias", "value.bias"): torch.tensor(value)
         for name, value in start.items()
@@ -145,7 +145,7 @@ def our_run(**optimizer_changes) -> tuple[list[float], dict[str, np.ndarray]]:
         state, metrics = step(state, {"video": clips(number)})
         losses.append(float(metrics["loss"]))
     model = nnx.merge(graphdef, state.params)
-    return losses, layouts.to_hugging_face(model, "VideoMAEForPreTraining")
+    return losses, export.hugging_face_tensors(model, "VideoMAEForPreTraining")
 
 
 def differences(ours, theirs) -> tuple[float, float]:
