@@ -160,15 +160,15 @@ def main(config: ConfigDict, workdir: str) -> dict[str, float]:
             if saves:
                 with progress.pause():
                     checkpoints.save(state, step, record)
+        if run.picture_clips:
+            draw(nnx.merge(bound["graphdef"], state.params), held_out, config, workdir)
     finally:
         batches.close()
         samples.close()
+        if held_out is not None:
+            held_out.close()
         writer.close()
         checkpoints.close()
-    if run.picture_clips:
-        draw(nnx.merge(bound["graphdef"], state.params), held_out, config, workdir)
-    if held_out is not None:
-        held_out.close()
     return held_out_metrics
 
 
@@ -211,6 +211,7 @@ def open_samples(
     if not run.eval_every_steps and not run.picture_clips:
         return samples, None
     source = open_source(config, "held_out")
+    source.check_serves(data.frame_stride)
     bad = BadClips(bad_clips_file(workdir), len(source), data.max_bad_share)
     held_out = HeldOutSamples(
         CentreClip(source, *clip, data.resize),

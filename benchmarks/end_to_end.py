@@ -36,9 +36,8 @@ LOADERS = {
 }
 
 
-def fake_step(batch: int, step_ms: float) -> Callable[[dict], None]:
-    """Sleeps; `step_ms` is for 64 clips."""
-    seconds = step_ms / 1e3 * batch / 64
+def fake_step(seconds: float) -> Callable[[dict], None]:
+    """Sleeps."""
     return lambda arrays: time.sleep(seconds)
 
 
@@ -91,9 +90,11 @@ def measure(folder: Path, name: str, args: argparse.Namespace) -> dict:
         return {key: batch[key] for key in ("video", "boxes") if key in batch}
 
     if args.step == "real":
-        alone = step_seconds(step := real_step(args.batch, args.size), arrays(), 20)
+        step = real_step(args.batch, args.size)
+        alone = step_seconds(step, arrays(), 20)
     else:
-        alone = step_seconds(step := fake_step(args.batch, args.step_ms), arrays(), 3)
+        alone = args.step_ms / 1e3 * args.batch / 64
+        step = fake_step(alone)
     for _ in range(3):  # what was made ahead meanwhile
         step(arrays())
     cpu, start, steps = benchmark_input.cpu_seconds(), time.perf_counter(), 0

@@ -406,6 +406,7 @@ def test_a_gap_in_the_layers_is_named(tmp_path):
     state = {n: t for n, t in state.items() if not n.startswith("encoder.blocks.3.")}
     message = refuse_state(PRETRAINING, tmp_path, state, **DECODER)
     assert "missing: encoder.blocks.3.attn.proj.bias" in message
+    assert "Get the file again" in message
     assert "unexpected: encoder.blocks.4.attn.proj.bias" in message
 
 

@@ -10,6 +10,7 @@ import pytest
 import safetensors.numpy
 from published_layouts import (
     SMALL,
+    finetuned_forward,
     mmaction2,
     pretraining_forward,
     random_inputs,
@@ -146,15 +147,32 @@ def test_classes_keep_their_names(tmp_path, random_model):
 
 
 def test_what_is_left_out_or_odd_is_noted(tmp_path, capsys):
-    """An encoder without a classifier: its fc_norm has no place in a model without one."""
-    state = {n: t for n, t in v1_finetuned(SMALL).items() if not n.startswith("head.")}
-    save_v1(tmp_path / "x.pth", state, prefix="model.", dtype=torch.float16)
+    save_v1(tmp_path / "x.pth", v1_finetuned(SMALL), dtype=torch.float16)
     convert(tmp_path / "x.pth", tmp_path / "hf", "hf", *HEADS)
-    out, err = capsys.readouterr()
-    assert "note: dropped fc_norm, which" in err
-    assert "note: stored as float16, held as float32" in err
-    assert "VideoMAEModel" in out
+    assert "note: stored as float16, held as float32" in capsys.readouterr().err
     assert {t.dtype for t in tensors_in(tmp_path / "hf").values()} == {np.dtype("float32")}
+
+
+def test_an_encoder_with_fc_norm_and_no_classifier_keeps_it(tmp_path, capsys):
+    """As V2's repositories on the hub; transformers' classifier of 0 classes is the identity."""
+    state = {n: t for n, t in v1_finetuned(SMALL).items() if not n.startswith("head.")}
+    save_v1(tmp_path / "x.pth", state, prefix="model.")
+    convert(tmp_path / "x.pth", tmp_path / "hf", "hf", *HEADS)
+    assert "note:" not in capsys.readouterr().err
+    theirs, report = transformers.VideoMAEForVideoClassification.from_pretrained(
+        tmp_path / "hf", output_loading_info=True, **INPUT
+    )
+    assert not any(report.values()), report
+    theirs.fc_norm.eps = 1e-6  # transformers has 1e-5 there whatever the configuration says
+    identity = {"head.weight": torch.eye(SMALL.width), "head.bias": torch.zeros(SMALL.width)}
+    video, _ = random_inputs(SMALL)
+    with torch.no_grad():
+        found = theirs.eval()(video.transpose(1, 2)).logits
+    expected = finetuned_forward(state | identity, SMALL, video)
+    np.testing.assert_allclose(found.numpy(), expected.numpy(), atol=1e-4)
+    convert(tmp_path / "hf", tmp_path / "back.pth", "v1")
+    again = torch.load(tmp_path / "back.pth", weights_only=True)["model"]
+    assert_equal_tensors({n: t.numpy() for n, t in again.items()}, state)
 
 
 # Errors

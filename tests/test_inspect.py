@@ -196,11 +196,13 @@ def test_heads_that_are_not_told_are_asked_for(make, capsys):
         "VideoMAEForVideoClassification": ["num_attention_heads"],
     }
     text = inspect(path, capsys)
-    assert "  num_attention_heads: not told by the file; give it" in text
+    assert "  num_attention_heads: not told by the file; give it as --num-attention-heads\n" in text
+    assert "  num_frames: 16 (not told by the file; as published)\n" in text
     assert "VideoMAEModel: loads; needs num_attention_heads; dropped decoder," in text
     found = inspect_json(path, capsys, num_attention_heads=6)
     assert found["sizes"]["num_attention_heads"] == 6
     assert found["sizes"]["decoder_num_attention_heads"] is None
+    assert found["assumed"] == ["num_frames", "image_size", "layer_norm_eps"]
     assert found["loads_into"]["VideoMAEModel"]["needs"] == []
     error = inspect(path, capsys, "--num-attention-heads", "7", code=1)
     assert error.startswith("error: hidden_size=48 is not a multiple of num_attention_heads=7")
@@ -212,6 +214,8 @@ def test_heads_of_published_widths_are_told(tmp_path, capsys):
     save_v1(tmp_path / "x.pth", {n: torch.zeros(1).expand(s) for n, s in shapes.items()})
     found = inspect_json(tmp_path / "x.pth", capsys)
     assert found["sizes"]["num_attention_heads"] == S.heads
+    assert "num_attention_heads" in found["assumed"]
+    assert "hidden_size" not in found["assumed"]
     assert found["num_labels"] == 400
 
 
@@ -235,6 +239,7 @@ def test_class_names_of_a_configuration_are_shown(make, capsys):
     assert found["sizes"]["image_size"] == [16, 24]
     assert found["sizes"]["num_attention_heads"] == 2
     assert found["sizes"]["layer_norm_eps"] == 1e-12
+    assert found["assumed"] == []
     assert "classes: 3 (eating, running, sleeping)" in inspect(path, capsys)
 
 

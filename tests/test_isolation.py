@@ -202,6 +202,12 @@ def test_what_fails_once_is_tried_again(isolated, tmp_path):
     assert mark.exists()
 
 
+@pytest.mark.parametrize("timeout", [0, -1.0, float("nan")])
+def test_a_timeout_that_no_call_can_keep_is_refused(timeout):
+    with pytest.raises(ValueError, match=f"timeout={timeout} must be above 0"):
+        Isolated(identity, timeout=timeout)
+
+
 def test_it_is_tried_twice_and_no_more(isolated, monkeypatch):
     function, started = isolated(misbehave), []
     real = isolation._Child

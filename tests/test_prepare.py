@@ -432,7 +432,10 @@ def test_poor_and_foreign_sets_fail(videos, finished, tmp_path, capsys):
     quietly(source_of(videos), poor, Settings(shard_size=30, quality=5))
     assert verify(poor) == 0  # nothing is broken
     assert verify(poor, "--source", videos) == 1
-    assert "min_psnr=35.0" in capsys.readouterr().err
+    assert "is below min_psnr=35.0; prepare it with more --quality" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        verify(poor, "--source", videos, "--num-videos", "0")
+    assert "'0' is not a whole number from 1 on" in capsys.readouterr().err
     changed = tmp_path / "changed"
     shutil.copytree(videos, changed)
     shutil.copy(videos / "03.mp4", changed / "00.mp4")
@@ -465,6 +468,13 @@ def test_wrong_arguments_are_refused(videos, tmp_path, capsys):
     assert main(["prepare", str(videos), str(tmp_path), "--encoding=h264", "--frame-step=2"]) == 1
     assert "frame_step=2" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_an_address_is_no_place_for_a_set(videos, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["prepare", str(videos), "gs://bucket/set"]) == 1
+    assert "path='gs://bucket/set' is remote" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())  # no folder of that name, in particular
 
 
 def test_video_encodings_keep_all_frames_by_default(videos, tmp_path):

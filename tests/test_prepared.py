@@ -23,7 +23,7 @@ from vmae_jax.data.decoders import Limits, VideoError, open_video
 from vmae_jax.data.preparation import prepare
 from vmae_jax.data.prepared import PreparedSource
 from vmae_jax.data.prepared_record import StoredVideo, VideoFacts, record_bytes
-from vmae_jax.data.sources import VideoRecord, VideoSource
+from vmae_jax.data.sources import VideoRecord, VideoSource, cached
 from vmae_jax.data.video_encoding import Settings, encoded_video, frame_phase, resized, stored_size
 
 FRAMES, HEIGHT, WIDTH = 40, 48, 64
@@ -563,6 +563,13 @@ def test_whole_files_of_a_set_cannot_be_opened(finished):
     source = PreparedSource(finished)
     with pytest.raises(ValueError, match="by number"):
         source.open_whole(source[0])
+    with pytest.raises(ValueError, match="leave data.cache_size out"):
+        cached(source, (32, 32))
+
+
+def test_sets_at_addresses_are_refused():
+    with pytest.raises(ValueError, match="path='gs://bucket/set' is remote"):
+        PreparedSource("gs://bucket/set")
 
 
 def test_sets_of_video_files_need_isolation(videos, tmp_path):

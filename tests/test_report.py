@@ -71,6 +71,30 @@ def test_a_folder_is_seen_to_be_a_data_set_and_shown_whole(folder, capsys):
     everything = ["--dataset", "video_folder", "--option", "held_out_ratio=0"]
     assert main(["inspect", str(folder), *everything]) == 0
     assert capsys.readouterr().out == seen
+    # unless one split is asked for, which the names decide
+    ratio = ["--split", "held_out", "--option", "held_out_ratio=0.5"]
+    held_out = len(video_folder(str(folder), "held_out", held_out_ratio=0.5))
+    assert main(["inspect", str(folder), *ratio]) == 0
+    assert 0 < held_out < 4
+    assert f"{held_out} records" in capsys.readouterr().out
+
+
+def test_prepared_sets_are_seen_by_either_folder(folder, tmp_path, capsys):
+    assert main(["prepare", str(folder), str(tmp_path / "set/held_out"), "--workers", "1",
+                 "--option", "held_out_ratio=0"]) == 0  # fmt: skip
+    capsys.readouterr()
+    assert main(["inspect", str(tmp_path / "set/held_out")]) == 0
+    seen = capsys.readouterr().out
+    assert "3 records" in seen
+    assert main(["inspect", str(tmp_path / "set"), "--split", "held_out"]) == 0
+    assert capsys.readouterr().out == seen
+
+
+def test_counts_below_one_are_refused(folder, capsys):
+    for option in ("--records", "--clips", "--repeat", "--frame-stride"):
+        with pytest.raises(SystemExit):
+            main(["inspect", str(folder), option, "0"])
+        assert "is not a whole number from 1 on" in capsys.readouterr().err
 
 
 def test_the_sheet_shows_what_the_mask_leaves_and_greys_the_rest(folder, tmp_path):

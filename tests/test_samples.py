@@ -323,14 +323,20 @@ def test_only_frames_that_a_prepared_set_keeps_are_asked_for():
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"resize": "bicubic"}, "resize='bicubic' is unknown"), ({"repeat": 0}, "repeat=0 must be")],
+    [
+        ({"resize": "bicubic"}, "resize='bicubic' is unknown"),
+        ({"frame_stride": 0}, "frame_stride=0 must be"),
+        ({"repeat": 0}, "repeat=0 must be"),
+        ({"canvas": (0, 16)}, r"canvas=\(0, 16\) must be"),
+    ],
 )
 def test_impossible_settings_are_refused_at_once(changes, message):
+    clip = {"source": PaintedSource(2), "num_frames": 4, "frame_stride": 2, "image_size": (16, 16)}
     with pytest.raises(ValueError, match=message):
-        RandomClip(PaintedSource(2), 4, 2, (16, 16), **changes)
-    if "resize" in changes:
+        RandomClip(**{**clip, **changes})
+    if not changes.keys() & {"repeat", "canvas"}:
         with pytest.raises(ValueError, match=message):
-            CentreClip(PaintedSource(2), 4, 2, (16, 16), **changes)
+            CentreClip(**{**clip, **changes})
 
 
 @pytest.mark.parametrize("how", ["torn", "memory"])
@@ -339,8 +345,9 @@ def test_without_a_list_a_bad_record_is_an_error(how):
     samples = PretrainingSamples(RandomClip(source, 4, 2, (16, 16)), 0)
     held_out = HeldOutSamples(CentreClip(source, 4, 2, (16, 16)))
     for one in (samples, held_out):
-        with pytest.raises(VideoError, match=r"0\.mp4.*(torn|out of memory)"):
+        with pytest.raises(VideoError, match=r"0\.mp4.*(torn|out of memory)") as error:
             one.group(0)
+    assert "data.skip_bad_held_out=True" in error.value.__notes__[-1]  # of the held-out one
 
 
 def test_a_bug_is_not_taken_for_a_bad_record(tmp_path):

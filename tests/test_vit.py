@@ -603,6 +603,7 @@ def test_compute_names_types_and_policies():
     [
         ({"dtype": jnp.int32}, "dtype=int32 must be a floating type"),
         ({"param_dtype": "uint8"}, "param_dtype=uint8 must be a floating type"),
+        ({"dtype": "bf16"}, "dtype='bf16' is no dtype"),
         ({"precision": "tf32"}, "precision='tf32' is unknown; choose from .*'highest'"),
         ({"attention": "flash"}, "attention='flash' is unknown; choose from .*'cudnn'"),
         ({"remat": "all"}, "remat='all' is unknown; choose from .*'full'"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from vmae_jax import hf
+from vmae_jax import hf, layouts
 from vmae_jax.pretrained import Stored, has_part, make_plan, must_be_given, outline
 
 _SIZE_FIELDS = (
@@ -30,24 +30,38 @@ _SIZE_FIELDS = (
     "qkv_bias",
     "layer_norm_eps",
 )
+# No tensor tells these: without a configuration they are what was published.
+_NOT_IN_TENSORS = (
+    "num_attention_heads",
+    "decoder_num_attention_heads",
+    "num_frames",
+    "image_size",
+    "layer_norm_eps",
+)
 _NOTES = ("dropped", "fresh", "missing", "unexpected", "misshaped", "mistyped")
 _CLASSES = (hf.VideoMAEModel, hf.VideoMAEForPreTraining, hf.VideoMAEForVideoClassification)
 
 
 def describe(stored: Stored, heads: dict[str, int]) -> dict[str, Any]:
-    """What `--json` prints: layout, sizes, classes, loads_into, tensors."""
+    """What `--json` prints: layout, sizes (and which are assumed), classes, loads_into, tensors."""
     config = stored.config.replace(**heads)
     holds_classes = has_part(stored, "classifier")
     unknown = set(stored.unknown) - set(heads)
+    fields = [
+        name
+        for name in _SIZE_FIELDS
+        if has_part(stored, "decoder") or not name.startswith("decoder_")
+    ]
+    has_config = stored.layout in (layouts.HUGGING_FACE, layouts.OURS)
+    assumed = [] if has_config else [n for n in _NOT_IN_TENSORS if n not in unknown | set(heads)]
     names = [config.id2label[i] for i in sorted(config.id2label)] if holds_classes else []
     return {
         "path": stored.path,
         "layout": stored.layout.name,
         "sizes": {
-            name: None if name in unknown else getattr(config, name)
-            for name in _SIZE_FIELDS
-            if has_part(stored, "decoder") or not name.startswith("decoder_")
+            name: None if name in unknown else getattr(config, name) for name in fields
         },
+        "assumed": [name for name in assumed if name in fields],
         "parameters": sum(math.prod(tensor.shape) for tensor in stored.tensors.values()),
         "num_labels": len(names) if holds_classes else None,
         "labels": names if names and not names[0].startswith("LABEL_") else None,
@@ -76,10 +90,12 @@ def as_text(described: dict[str, Any]) -> str:
         f"layout: {described['layout']}, {len(described['tensors'])} tensors, "
         f"{described['parameters']:,} numbers",
     ]
-    lines += [
-        f"  {name}: {'not told by the file; give it' if value is None else value}"
-        for name, value in described["sizes"].items()
-    ]
+    for name, value in described["sizes"].items():
+        if value is None:
+            value = f"not told by the file; give it as --{name.replace('_', '-')}"
+        elif name in described["assumed"]:
+            value = f"{value} (not told by the file; as published)"
+        lines.append(f"  {name}: {value}")
     if described["num_labels"] is not None:
         some = described["labels"] or []
         shown = ", ".join(some[:5]) + (", ..." if len(some) > 5 else "")

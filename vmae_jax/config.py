@@ -13,7 +13,7 @@ import difflib
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from vmae_jax.activations import ACTIVATIONS
@@ -289,7 +289,7 @@ class VideoMAEConfig:
             changes = {"num_labels": None, "id2label": None, "label2id": None, **changes}
         if changes.get("num_channels", self.num_channels) != self.num_channels:
             changes = {"image_mean": None, "image_std": None, **changes}
-        _refuse_unknown(changes)
+        refuse_unknown(changes)
         return dataclasses.replace(self, **changes)
 
     @classmethod
@@ -305,7 +305,7 @@ class VideoMAEConfig:
         """
         if size not in SIZES:
             raise ValueError(f"size={size!r} is unknown; choose from {', '.join(SIZES)}.")
-        _refuse_unknown(changes)
+        refuse_unknown(changes)
         return cls(**{**ORIGINAL_EPSILONS, **SIZES[size], **changes})
 
     @classmethod
@@ -354,13 +354,15 @@ class VideoMAEConfig:
         return json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
 
 
-def _refuse_unknown(names: Mapping[str, Any]) -> None:
-    known = [f.name for f in dataclasses.fields(VideoMAEConfig)]
+def refuse_unknown(names: Iterable[str], also: Sequence[str] = ()) -> None:
+    """Raises ValueError for a name that is no field of the configuration, nor one of `also`."""
+    known = [*(f.name for f in dataclasses.fields(VideoMAEConfig)), *also]
     for name in names:
         if name not in known:
+            others = f", nor one of {', '.join(also)}" if also else ""
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"; did you mean {near[0]}?" if near else "."
-            raise ValueError(f"{name} is no field of VideoMAEConfig{hint}")
+            raise ValueError(f"{name} is no field of VideoMAEConfig{others}{hint}")
 
 
 ORIGINAL_EPSILONS = {"layer_norm_eps": 1e-6, "decoder_norm_eps": 1e-6, "fc_norm_eps": 1e-6}

@@ -78,6 +78,7 @@ def save_hugging_face(
         )
     config = core.config
     described = {**config.to_dict(), "architectures": [class_name], "dtype": "float32"}
+    described.pop("torch_dtype", None)  # transformers 4's name of dtype: that of what was read
     height, width = config.frame_size
     processor = VideoMAEImageProcessor(
         # if an edge were shorter than the crop, the crop would be filled up with black

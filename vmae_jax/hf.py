@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx, struct
 
-from vmae_jax.config import VideoMAEConfig
+from vmae_jax.config import VideoMAEConfig, refuse_unknown
 from vmae_jax.masking import Mask
 from vmae_jax.objectives import (
     classification_loss,
@@ -37,7 +37,7 @@ from vmae_jax.videomae import Encoded, VideoMAE
 from vmae_jax.vit import Compute, take_tokens
 
 logger = logging.getLogger(__name__)
-_COMPUTE_FIELDS = {f.name for f in dataclasses.fields(Compute)}
+_COMPUTE_FIELDS = tuple(f.name for f in dataclasses.fields(Compute))
 
 
 class _Output:
@@ -171,6 +171,7 @@ class _PreTrainedModel(nnx.Module):
         """
         from vmae_jax import pretrained  # needs packages that a model can do without
 
+        refuse_unknown(options, also=_COMPUTE_FIELDS)
         compute = {k: v for k, v in options.items() if k in _COMPUTE_FIELDS}
         changes = {k: v for k, v in options.items() if k not in _COMPUTE_FIELDS}
         if config is not None:

@@ -205,7 +205,7 @@ def _published(config_file: str | os.PathLike) -> VideoMAEConfig:
         if same and config.num_attention_heads != size["num_attention_heads"]:
             logger.warning(
                 "%s says num_attention_heads=%d, but size %s was trained with %d; the file is "
-                "obeyed. To have the trained model, give num_attention_heads=%d.",
+                "obeyed unless num_attention_heads=%d is given, which is the trained model.",
                 config_file,
                 config.num_attention_heads,
                 name,
@@ -586,12 +586,19 @@ def _refusal(stored: Stored, plan: Plan, decoder: bool, classifier: bool) -> str
         hints.append(
             "Give ignore_mismatched_sizes=True to start a classifier of other classes fresh."
         )
-    if classifier and any(
-        re.match(r"fc_norm|norm\.|(videomae\.)?layernorm", s) for s in plan.missing
-    ):
+    for norm, other, pools in (("fc_norm", "layernorm", False), ("layernorm", "fc_norm", True)):
+        names = {
+            name for row in stored.layout.rows if row.path.startswith(norm) for name in row.foreign
+        }
+        if classifier and names & set(plan.missing) and has_part(stored, other):
+            hints.append(
+                f"It was trained with use_mean_pooling={pools}; give that, or, to train it anew "
+                "with the other, ignore_mismatched_sizes=True."
+            )
+    if not hints:
         hints.append(
-            "It was trained with another use_mean_pooling; to train it anew with this one, give "
-            "ignore_mismatched_sizes=True."
+            "Get the file again if it should be whole, or correct what describes the model; "
+            "`python -m vmae_jax inspect` shows what the file holds."
         )
     return (
         f"{stored.path} ({stored.layout.name} layout) does not fit the model that its "

@@ -56,7 +56,13 @@ class Compute:
 
     def __post_init__(self):
         for name in ("dtype", "param_dtype"):
-            dtype = jnp.dtype(getattr(self, name))
+            try:
+                dtype = jnp.dtype(getattr(self, name))
+            except TypeError as error:
+                raise ValueError(
+                    f"{name}={getattr(self, name)!r} is no dtype; give a floating type, e.g. "
+                    "'bfloat16'."
+                ) from error
             if not jnp.issubdtype(dtype, jnp.floating):
                 raise ValueError(f"{name}={dtype} must be a floating type, e.g. bfloat16.")
             object.__setattr__(self, name, dtype)

@@ -48,10 +48,13 @@ def run(args: argparse.Namespace) -> None:
         written; nothing is left half written.
     """
     with open_checkpoint(args.path, args.revision) as stored:
+        has_classes = has_part(stored, "classifier")
+        has_norm = has_part(stored, "fc_norm")  # alone in V2's repositories on the hub
         core, report = load(
             stored,
             decoder=has_part(stored, "decoder"),
-            classifier=has_part(stored, "classifier"),
+            classifier=has_classes or has_norm,
+            **({"num_labels": 0} if has_norm and not has_classes else {}),
             **given_heads(args),
         )
     for line in report:

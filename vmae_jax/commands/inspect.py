@@ -12,7 +12,7 @@ import json
 import os
 import sys
 
-from vmae_jax.commands.prepare import add_source_arguments
+from vmae_jax.commands.prepare import add_source_arguments, at_least_one
 from vmae_jax.data.datasets import make_source
 from vmae_jax.data.folders import VIDEO_EXTENSIONS
 from vmae_jax.data.prepared import MANIFEST, PreparedSource
@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_source_arguments(data, default=None)
     data.add_argument(
         "--records",
-        type=int,
+        type=at_least_one,
         default=200,
         metavar="N",
         help="records to open, evenly spread (default: 200)",
@@ -60,13 +60,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output", metavar="FOLDER", help="where contact_sheet.png and statistics.json go"
     )
     data.add_argument(
-        "--clips", type=int, default=6, metavar="N", help="on the contact sheet (default: 6)"
+        "--clips",
+        type=at_least_one,
+        default=6,
+        metavar="N",
+        help="on the contact sheet (default: 6)",
     )
     data.add_argument(
-        "--frame-stride", type=int, default=4, metavar="N", help="of those clips (default: 4)"
+        "--frame-stride",
+        type=at_least_one,
+        default=4,
+        metavar="N",
+        help="of those clips (default: 4)",
     )
     data.add_argument(
-        "--repeat", type=int, default=4, metavar="R", help="crops drawn in (default: 4)"
+        "--repeat",
+        type=at_least_one,
+        default=4,
+        metavar="R",
+        help="crops drawn in (default: 4)",
     )
 
 
@@ -95,14 +107,16 @@ def _data_set(args: argparse.Namespace) -> VideoSource | None:
         return make_source(args.dataset, path, args.split, **options)
     if os.path.isfile(os.path.join(path, MANIFEST)):
         return PreparedSource(path, **options)
+    if os.path.isfile(os.path.join(path, args.split, MANIFEST)):
+        return make_source("prepared", path, args.split, **options)
     if path.endswith((".csv", ".json", ".jsonl")):
         return make_source("manifest", path, args.split, **options)
     if os.path.isdir(path):
         for _, _, files in os.walk(path):
             if any(file.lower().endswith(VIDEO_EXTENSIONS) for file in files):
-                return make_source(
-                    "video_folder", path, "train", **{"held_out_ratio": 0, **options}
-                )
+                if args.split == "train":  # all of it, unless a part is asked for
+                    options = {"held_out_ratio": 0, **options}
+                return make_source("video_folder", path, args.split, **options)
     return None
 
 

@@ -65,6 +65,17 @@ def _option(text: str) -> tuple[str, object]:
         return key, value  # a string without quotes
 
 
+def at_least_one(text: str) -> int:
+    """The type of an argument that counts something.
+
+    Raises:
+      ArgumentTypeError: if it is not a whole number from 1 on.
+    """
+    if not (text.isdecimal() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
+    return int(text)
+
+
 def _host(text: str) -> tuple[int, int]:
     i, _, n = text.partition("/")
     if not (i.isdecimal() and n.isdecimal() and int(i) < int(n)):
@@ -171,3 +182,4 @@ def run(args: argparse.Namespace) -> None:
     print(f"{args.dest}: {counts['videos']} videos, {readable_bytes(manifest['bytes'])}")
     if counts["bad"]:
         print(f"{counts['bad']} could not be used: see {os.path.join(args.dest, BAD_FILES)}")
+        print("to try them again, delete the shard-*.json that name them, and run this again")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from vmae_jax.commands.prepare import add_source_arguments, source_of
+from vmae_jax.commands.prepare import add_source_arguments, at_least_one, source_of
 from vmae_jax.data.verification import damage, psnr_to_source
 
 
@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_source_arguments(parser)
     parser.add_argument(
         "--num-videos",
-        type=int,
+        type=at_least_one,
         default=16,
         metavar="N",
         help="videos to compare with the source (default: 16)",
@@ -31,7 +31,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "about 40)",
     )
     parser.add_argument(
-        "--workers", type=int, default=4, metavar="N", help="shards read at a time (default: 4)"
+        "--workers",
+        type=at_least_one,
+        default=4,
+        metavar="N",
+        help="shards read at a time (default: 4)",
     )
 
 
@@ -57,8 +61,14 @@ def run(args: argparse.Namespace) -> None:
     for line in lines:
         print(line)
     print(f"PSNR to the source: {psnr:.2f} dB")
-    if lines or psnr < args.min_psnr:
+    if lines:
         raise ValueError(
-            f"{args.dest} differs from its source: {len(lines)} videos could not be compared, "
-            f"psnr={psnr:.2f} with min_psnr={args.min_psnr}."
+            f"{args.dest}: {len(lines)} videos could not be compared; if their files were changed "
+            "on purpose, prepare the set again."
+        )
+    if psnr < args.min_psnr:
+        raise ValueError(
+            f"{args.dest} differs from its source: psnr={psnr:.2f} is below min_psnr="
+            f"{args.min_psnr}; prepare it with more --quality, or lower --min-psnr if its videos "
+            "are hard to compress."
         )

@@ -49,9 +49,13 @@ class Isolated:
       function: can be pickled; is called with what the call is given. It returns a dict; arrays in
         it travel without being copied into a message.
       timeout: seconds for one call, the start of a child left out.
+    Raises:
+      ValueError: if the timeout is not above 0.
     """
 
     def __init__(self, function: Callable[..., dict[str, Any]], *, timeout: float):
+        if not timeout > 0:
+            raise ValueError(f"timeout={timeout} must be above 0; choose seconds, e.g. 60.")
         self._function = pickle.dumps(function)
         self._timeout = timeout
         self._idle: queue.SimpleQueue[_Child] = queue.SimpleQueue()

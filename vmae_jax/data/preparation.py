@@ -56,7 +56,8 @@ def prepare(
     Returns:
       The manifest, or None if other hosts have yet to finish their shards.
     Raises:
-      ValueError: if `dest` was begun with other settings or videos, or no video could be used.
+      ValueError: if `dest` is remote or was begun with other settings or videos, or no video could
+        be used.
       ImportError: if a package is missing.
       OSError: if the disk is, or would be, full; or another process makes the same shards.
       RuntimeError: if decoding processes cannot start.

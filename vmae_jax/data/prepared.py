@@ -13,6 +13,7 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
+from vmae_jax.data import storage
 from vmae_jax.data.decoders import VideoError, VideoReader, first_line
 from vmae_jax.data.prepared_record import JPEG, VIDEO, StoredVideo
 from vmae_jax.data.sources import VideoRecord, VideoSource
@@ -85,12 +86,26 @@ class Shards:
         self._readers, self._lock = {}, threading.Lock()
 
 
+def check_local(path: str | os.PathLike) -> None:
+    """Nothing, if a prepared set can be in this folder.
+
+    Raises:
+      ValueError: for an address, whose shards could not be opened.
+    """
+    if storage.is_remote(os.fspath(path)):
+        raise ValueError(
+            f"path={os.fspath(path)!r} is remote, but prepared sets are written and read on disks; "
+            "give a folder, and copy or mount the set there."
+        )
+
+
 def read_manifest(path: str | os.PathLike) -> dict[str, Any]:
     """The manifest of the prepared set in a folder.
 
     Raises:
       ValueError: if there is none (yet), or it cannot be used.
     """
+    check_local(path)
     file = os.path.join(path, MANIFEST)
     if not os.path.isfile(file):
         raise ValueError(
@@ -143,6 +158,8 @@ class PreparedSource(VideoSource):
       ValueError: if the folder holds no finished set, or a shard is missing or truncated.
     """
 
+    has_files = False
+
     def __init__(self, path: str | os.PathLike, backend: str = "pyav"):
         manifest = read_manifest(path)
         shards, files = manifest["shards"], shard_files(path, manifest)
@@ -194,14 +211,7 @@ class PreparedSource(VideoSource):
         )
 
     def check_serves(self, frame_stride: int, uneven: bool = False) -> None:
-        """Nothing, if clips of this kind can be read from the set.
-
-        Args:
-          frame_stride: distance between the frames of a clip.
-          uneven: whether frames are also chosen at other distances (fine-tuning's).
-        Raises:
-          ValueError: otherwise; names the set that could.
-        """
+        """As `VideoSource.check_serves`; the error names the set that could."""
         needed = 1 if uneven else math.gcd(frame_stride, self.frame_step)
         if needed == self.frame_step:
             return

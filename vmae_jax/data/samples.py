@@ -87,9 +87,13 @@ class RandomClip:
     canvas: tuple[int, int] | None = None
 
     def __post_init__(self):
-        check_resizer(self.resize)
+        _check_clip(self)
         if self.repeat < 1:
             raise ValueError(f"repeat={self.repeat} must be at least 1, the crops of one clip.")
+        if self.canvas is not None and min(self.canvas) < 1:
+            raise ValueError(
+                f"canvas={tuple(self.canvas)} must be (height, width) in pixels, such as (256, 456)."
+            )
 
     def __call__(self, i: int, seed: int, d: int) -> dict[str, np.ndarray]:
         """The clip of record i that the random numbers of group d choose.
@@ -138,7 +142,7 @@ class CentreClip:
     resize: str = "cv2"
 
     def __post_init__(self):
-        check_resizer(self.resize)
+        _check_clip(self)
 
     def __call__(self, i: int) -> dict[str, np.ndarray]:
         """{"video": uint8 [1, T, *image_size, C]} of record i. Raises VideoError."""
@@ -152,6 +156,13 @@ class CentreClip:
             )
             frames = reader.read(indices)
         return {"video": centre_crop(frames, self.image_size, self.resize)[None]}
+
+
+def _check_clip(clip: RandomClip | CentreClip) -> None:
+    check_resizer(clip.resize)
+    for name in ("num_frames", "frame_stride"):
+        if getattr(clip, name) < 1:
+            raise ValueError(f"{name}={getattr(clip, name)} must be at least 1 frame.")
 
 
 class _Samples:
@@ -277,17 +288,19 @@ class HeldOutSamples(_Samples):
         """Sample i. Raises IndexError if there is no record i; VideoError, TooManyBadClips."""
         record = self.source[i]
         weight = np.ones(1, np.float32)
-        if self._bad_clips is None:
-            return {**self._try(i), "weight": weight}
         try:
             made = self._try(i)
         except VideoError as error:
+            if self._bad_clips is None:
+                error.add_note("To evaluate without such clips, set data.skip_bad_held_out=True.")
+                raise
             self._bad_clips.bad(i, record.clip_id, str(error))
             label = np.full(1, record.label, np.int32)
             made = {"video": self._blank, "label": label, "clip_id": [record.clip_id]}
             weight = np.zeros(1, np.float32)
         else:
-            self._bad_clips.good(i)
+            if self._bad_clips is not None:
+                self._bad_clips.good(i)
         return {**made, "weight": weight}
 
 

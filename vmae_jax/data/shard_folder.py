@@ -19,16 +19,21 @@ import os
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from vmae_jax.data.prepared import FORMAT, FORMAT_VERSION, MANIFEST
+from vmae_jax.data.prepared import FORMAT, FORMAT_VERSION, MANIFEST, check_local
 
 SETTINGS, BAD_FILES = "settings.json", "bad_files.jsonl"
 SHARD_OPTIONS = "group_size:1,uncompressed"  # JPEG and video do not get smaller
 
 
 class ShardFolder:
-    """The folder `path`, made if needed, as it is used by host i of n = `host`."""
+    """The folder `path`, made if needed, as it is used by host i of n = `host`.
+
+    Raises:
+      ValueError: if the path is remote.
+    """
 
     def __init__(self, path: str | os.PathLike, host: tuple[int, int]):
+        check_local(path)
         self.path, self._host = os.fspath(path), host
         os.makedirs(self.path, exist_ok=True)
 

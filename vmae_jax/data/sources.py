@@ -97,12 +97,14 @@ class VideoSource(Sequence):
       backend: a key of `decoders.DECODERS`.
       class_names: by label, where the source knows them.
     Attributes:
+      has_files: whether each record is a video that `open_whole` opens.
       needs_isolation: whether opening a record reads foreign files with a decoder that may hang or
         crash, so that it is better done in processes of its own.
     Raises:
       ValueError: if there is no record, or two share a clip id.
     """
 
+    has_files = True
     needs_isolation = True
 
     def __init__(
@@ -129,10 +131,14 @@ class VideoSource(Sequence):
         """A reader of the whole file."""
         return open_video(path, self.backend)
 
-    def check_serves(self, frame_stride: int) -> None:
-        """Nothing, if clips with frames that far apart can be read; raises ValueError otherwise.
+    def check_serves(self, frame_stride: int, uneven: bool = False) -> None:
+        """Nothing, if clips of this kind can be read: here all can, as every frame is there.
 
-        Here they can: every frame is there.
+        Args:
+          frame_stride: distance between the frames of a clip.
+          uneven: whether frames are also chosen at other distances (fine-tuning's).
+        Raises:
+          ValueError: otherwise.
         """
 
     def open_whole(self, record: VideoRecord) -> VideoReader:
@@ -257,8 +263,13 @@ def cached(source: VideoSource, size: tuple[int, int]) -> VideoSource:
         are then taken from these: the closer to the model's image size, the fewer different ones
         there are (which a tiny model learns sooner), and the more of them are enlarged.
     Raises:
-      ValueError: if a side is below 1.
+      ValueError: if a side is below 1, or the source has no files.
     """
     if min(size) < 1:
         raise ValueError(f"size={tuple(size)} must be (height, width), each at least 1 pixel.")
+    if not source.has_files:
+        raise ValueError(
+            f"size={tuple(size)} would keep whole files in memory, but a prepared set has none; "
+            "leave data.cache_size out."
+        )
     return _CachedSource(source, tuple(size))

@@ -26,6 +26,10 @@ def index_file(split: str) -> str:
     return f"{_INDEX_START}{split}{_INDEX_END}"
 
 
+class UnknownSplit(ValueError):
+    """A set does not have the split that was asked for."""
+
+
 class TfdsSource(VideoSource):
     """One split of a set.
 
@@ -143,7 +147,7 @@ def _read_index(folder: str, split: str) -> dict:
             "build_tfds` made can be used."
         )
     if split not in splits:
-        raise ValueError(f"split={split!r} is not in {folder}; choose one of {splits}.")
+        raise UnknownSplit(f"split={split!r} is not in {folder}; choose one of {splits}.")
     return json.loads(storage.read_text(storage.join(folder, index_file(split)), MAX_LIST_BYTES))
 
 
@@ -168,4 +172,7 @@ def tfds(
     """
     check_split(split)
     name = held_out_split if split == "held_out" else train_split
-    return TfdsSource(path or "", name, backend, data_dir=data_dir)
+    try:
+        return TfdsSource(path or "", name, backend, data_dir=data_dir)
+    except UnknownSplit as error:
+        raise UnknownSplit(f"{error} Set data.options.{split}_split.") from error

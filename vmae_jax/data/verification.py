@@ -89,7 +89,8 @@ def psnr_to_source(
     if not common:
         raise ValueError(
             f"the source has none of the videos of {os.fspath(path)!r}; its first is "
-            f"{source[0].clip_id!r}, the set's {prepared[0].clip_id!r}."
+            f"{source[0].clip_id!r}, the set's {prepared[0].clip_id!r}; give the data set, split "
+            "and options that it was prepared with."
         )
     squares, lines = [], []
     for k in common[:: -(-len(common) // num_videos)]:

@@ -190,6 +190,8 @@ def read_annotations(name: str, videos: str, lists: str, **options) -> Splits:
     for option in options:
         if option not in known:
             raise ValueError(f"{option} is no option of {name!r}, which has {known}; leave it out.")
+    if not storage.is_remote(lists) and not os.path.isdir(lists):
+        raise ValueError(f"annotations={lists!r} is not a folder; give the one with the lists.")
     return READERS[name](videos, lists, **options)
 
 

@@ -36,9 +36,6 @@ class _VideoBuilder(FileReaderBuilder, skip_registration=True):
     # Next to the code TFDS would look for checksums of downloads, of which there are none; its way
     # of finding the code needs importlib_resources, which 4.9.10 does not ask for.
     code_path = None
-    # Next to the code TFDS would look for checksums of downloads, of which there are none; its way
-    # of finding the code needs importlib_resources, which 4.9.10 does not ask for.
-    code_path = None
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES: ClassVar[dict[str, str]] = {"1.0.0": "Encoded videos and their labels."}
 
