@@ -7,6 +7,7 @@ as if it had never stopped: data order, augmentation, masks and dropout are func
 from __future__ import annotations
 
 import collections
+import contextlib
 import functools
 import json
 import logging
@@ -14,6 +15,7 @@ import math
 import os
 import sys
 import time
+import traceback
 import uuid
 from typing import Any
 
@@ -38,10 +40,14 @@ from vmae_jax.data.samples import (
     bad_clips_file,
 )
 from vmae_jax.data.sources import VideoSource, cached
+from vmae_jax.exit_codes import CRASH, describe, exit_code
 from vmae_jax.masking import MASKS
 from vmae_jax.reconstruction import gain, psnr, reconstruct
+from vmae_jax.run_control import Preempted, Preemption, StuckWatchdog
+from vmae_jax.supervisor import newest_step, supervise
 from vmae_jax.videomae import VideoMAE
 from vmae_jax.vit import Compute
+from vmae_jax.workdir_lock import lock_workdir
 from vmae_jax.writer import MetricWriter, Progress
 
 logger = logging.getLogger("train")
@@ -50,7 +56,8 @@ logger = logging.getLogger("train")
 def main(config: ConfigDict, workdir: str) -> dict[str, float]:
     """A whole run, from wherever the workdir says it stands.
 
-    Returns the last held-out metrics of this start.
+    Returns the last held-out metrics of this start. Raises Preempted once all is saved, when the
+    scheduler wants the machine.
     """
     model_config = make_model_config(config)
     compute = Compute(**config.compute)
@@ -95,35 +102,49 @@ def main(config: ConfigDict, workdir: str) -> dict[str, float]:
     )
     # a setting that cannot work shows here, before anything is written
     jax.eval_shape(train_step, template, batch_shapes(config, model_config))
-    checkpoint_dir = os.path.join(workdir, "checkpoints")
-    restored = restore_newest(checkpoint_dir, template)
-    state = restored.state if restored else jax.jit(init, out_shardings=on_all)()
-    start_step = restored.step if restored else 0
+    with contextlib.ExitStack() as ending:  # undone in reverse, however the run ends
+        if jax.process_index() == 0:
+            ending.enter_context(lock_workdir(workdir))
+        checkpoint_dir = os.path.join(workdir, "checkpoints")
+        restored = restore_newest(checkpoint_dir, template)
+        state = restored.state if restored else jax.jit(init, out_shardings=on_all)()
+        start_step = restored.step if restored else 0
 
-    record = describe_run(config, model_config, restored)
-    checkpoints = Checkpoints(checkpoint_dir, keep=run.keep_checkpoints)
-    with open(os.path.join(workdir, "run_config.json"), "w", encoding="utf-8") as file:
-        json.dump(record["config"], file, indent=2)
-    writer = MetricWriter(workdir, start_step=start_step)
-    batches = loader.training_batches(
-        samples,
-        config.data.batch_size,
-        start_step=start_step,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-        num_threads=config.data.num_threads,
-        prefetch_batches=config.data.prefetch_batches,
-    )
-    log_start(config, model_config, state, samples, held_out, schedule, mesh, restored)
-    running: collections.deque = collections.deque()  # losses of steps that may not be done yet
-    held_out_metrics: dict[str, float] = {}
-    advised = False
-    try:
+        record = describe_run(config, model_config, restored)
+        checkpoints = Checkpoints(checkpoint_dir, keep=run.keep_checkpoints)
+        ending.callback(checkpoints.close)
+        with open(os.path.join(workdir, "run_config.json"), "w", encoding="utf-8") as file:
+            json.dump(record["config"], file, indent=2)
+        writer = MetricWriter(workdir, start_step=start_step)
+        ending.callback(writer.close)
+        ending.callback(samples.close)
+        if held_out is not None:
+            ending.callback(held_out.close)
+        batches = loader.training_batches(
+            samples,
+            config.data.batch_size,
+            start_step=start_step,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+            num_threads=config.data.num_threads,
+            prefetch_batches=config.data.prefetch_batches,
+        )
+        ending.callback(batches.close)
+        log_start(config, model_config, state, samples, held_out, schedule, mesh, restored)
         rate = input_probe.measure(samples.group, samples.repeat)
         logger.info("input: %s", rate.line(config.data.num_threads))
+
         progress = Progress(
             start_step=start_step, num_steps=schedule.num_steps, batch_size=config.data.batch_size
         )
+        running: collections.deque = collections.deque()  # losses of steps that may not be done yet
+        held_out_metrics: dict[str, float] = {}
+        advised = preempted = False
+        preemption = ending.enter_context(Preemption(jax.process_count()))
+        watchdog = ending.enter_context(StuckWatchdog(run.step_timeout))
+        if restored and restored.info.get("evaluation_owed"):
+            held_out_metrics = evaluate(eval_step, state.params, held_out, config, mesh)
+            log_held_out(writer, start_step, held_out_metrics)
         for step in range(start_step + 1, schedule.num_steps + 1):  # counts updates once done
             asked = time.perf_counter()
             batch = next(batches)
@@ -139,10 +160,13 @@ def main(config: ConfigDict, workdir: str) -> dict[str, float]:
             if step == start_step + 1:
                 jax.block_until_ready(metrics)
                 logger.info("the train step is compiled (%.0f s)", progress.restart(step))
+            watchdog.alive()
+            preempted = preemption.requested(step)
             logs, evaluates, saves = (
                 due(step, every, last=step == schedule.num_steps)
                 for every in (run.log_every_steps, run.eval_every_steps, run.save_every_steps)
             )
+            saves |= preempted
             if logs or saves:  # a state that is not finite is never saved
                 metrics = to_floats(metrics, step)
             if logs:
@@ -152,23 +176,22 @@ def main(config: ConfigDict, workdir: str) -> dict[str, float]:
                 if not advised and (hint := input_probe.advice(metrics, config.data)):
                     logger.info(hint)
                     advised = True
-            if evaluates:
-                with progress.pause():
+            owed = evaluates and preempted  # it takes longer than the scheduler may wait
+            if evaluates and not owed:
+                with progress.pause(), watchdog.paused():
                     held_out_metrics = evaluate(eval_step, state.params, held_out, config, mesh)
-                writer.write(step, held_out_metrics)
-                logger.info("held out at step %d: %s", step, format_metrics(held_out_metrics))
+                log_held_out(writer, step, held_out_metrics)
             if saves:
-                with progress.pause():
-                    checkpoints.save(state, step, record)
+                with progress.pause(), watchdog.paused():
+                    checkpoints.save(state, step, {**record, "evaluation_owed": owed})
+            if preempted:
+                break
+        with watchdog.paused():
+            checkpoints.close()  # here, where a second signal cannot cut it short
+        if preempted and step < schedule.num_steps:
+            raise Preempted(step)
         if run.picture_clips:
             draw(nnx.merge(bound["graphdef"], state.params), held_out, config, workdir)
-    finally:
-        batches.close()
-        samples.close()
-        if held_out is not None:
-            held_out.close()
-        writer.close()
-        checkpoints.close()
     return held_out_metrics
 
 
@@ -325,9 +348,11 @@ def to_floats(metrics: dict[str, jax.Array], step: int) -> dict[str, float]:
     return floats
 
 
-def format_metrics(metrics: dict[str, float]) -> str:
-    """E.g. "held_out/loss 0.9534"."""
-    return "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+def log_held_out(writer: MetricWriter, step: int, metrics: dict[str, float]) -> None:
+    """To the files and the screen: "held_out/loss 0.9534"."""
+    writer.write(step, metrics)
+    text = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+    logger.info("held out at step %d: %s", step, text)
 
 
 def evaluate(eval_step, params, held_out: HeldOutSamples, config: ConfigDict, mesh) -> dict:
@@ -383,6 +408,12 @@ def draw(model: VideoMAE, held_out: HeldOutSamples, config: ConfigDict, workdir:
 
 flags_config = config_flags.DEFINE_config_file("config", None, "The run's configuration file.")
 flags_workdir = flags.DEFINE_string("workdir", None, "Folder of checkpoints, metrics, pictures.")
+flags_supervise = flags.DEFINE_integer(
+    "supervise",
+    0,
+    "Start the run again, up to so many times in a row without progress, when it is preempted or "
+    "crashes. Exit codes: vmae_jax/exit_codes.py.",
+)
 
 
 def _run(argv: list[str]) -> None:
@@ -398,7 +429,25 @@ def _run(argv: list[str]) -> None:
         ("vmae_jax", logging.INFO),
     ):
         logging.getLogger(name).setLevel(level)
-    main(flags_config.value, flags_workdir.value)
+    if flags_supervise.value:
+        command = [sys.executable, *sys.argv, "--supervise=0"]
+        checkpoints = os.path.join(flags_workdir.value, "checkpoints")
+        sys.exit(
+            supervise(
+                command,
+                restarts=flags_supervise.value,
+                progress=functools.partial(newest_step, checkpoints),
+            )
+        )
+    try:
+        main(flags_config.value, flags_workdir.value)
+    except Exception as error:
+        code = exit_code(error)
+        if code == CRASH:
+            traceback.print_exc()
+        else:
+            logger.error("%s: %s", describe(code), " ".join(str(error).split()))
+        sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -92,5 +92,8 @@ def get_config() -> ConfigDict:
     run.eval_every_steps = 1000  # loss on the held-out clips
     run.save_every_steps = 1000
     run.keep_checkpoints = 2  # newest ones
+    run.step_timeout = (
+        0.0  # seconds; a step that takes longer ends the run with all stacks; 0: none
+    )
     run.picture_clips = 3  # held-out clips that are drawn at the end; 0 for none
     return config

@@ -260,6 +260,8 @@ def test_replace_drops_the_names_of_other_labels():
     assert set(more.label2id) == {"LABEL_0", "LABEL_1", "LABEL_2"}
     named = more.replace(id2label={0: "sit"})
     assert (named.num_labels, named.label2id) == (1, {"sit": 0})
+    turned = config.replace(label2id={"jump": 0, "run": 1, "sit": 2})
+    assert (turned.num_labels, turned.id2label) == (3, {0: "jump", 1: "run", 2: "sit"})
     assert config.replace(hidden_size=384).id2label == {0: "run", 1: "jump"}
     with pytest.raises(ValueError, match="contradicts"):
         config.replace(num_labels=3, id2label={0: "sit"})

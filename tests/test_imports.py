@@ -169,6 +169,10 @@ MAY_IMPORT = {
         "data.bad_clips",
     },
     "data.loader": {"data.samples"},
+    "run_control": set(),
+    "workdir_lock": {"data.storage"},
+    "exit_codes": {"run_control", "workdir_lock", "data.bad_clips"},
+    "supervisor": {"exit_codes", "data.storage"},
 }
 
 

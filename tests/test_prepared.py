@@ -563,7 +563,7 @@ def test_whole_files_of_a_set_cannot_be_opened(finished):
     source = PreparedSource(finished)
     with pytest.raises(ValueError, match="by number"):
         source.open_whole(source[0])
-    with pytest.raises(ValueError, match="leave data.cache_size out"):
+    with pytest.raises(ValueError, match=r"leave data\.cache_size out"):
         cached(source, (32, 32))
 
 

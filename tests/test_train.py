@@ -28,6 +28,7 @@ from vmae_jax.data.folders import video_folder
 from vmae_jax.data.preparation import prepare
 from vmae_jax.data.samples import CentreClip, HeldOutSamples
 from vmae_jax.data.video_encoding import Settings
+from vmae_jax.workdir_lock import WorkdirInUse, lock_workdir
 
 ROOT = pathlib.Path(__file__).parent.parent
 NUM_STEPS = 24
@@ -191,7 +192,10 @@ def test_a_misspelt_or_mistyped_option_is_named(argument, message, tmp_path):
         ({"model.image_size": (33, 32)}, "not a positive multiple of patch_size=16"),
         ({"schedule.num_epochs": 2.0}, "give exactly one"),
         ({"compute.dtype": "int8"}, "must be a floating type"),
-        ({"data.batch_size": 4, "data.repeat": 3}, "not a multiple of .* times data.repeat=3"),
+        (
+            {"data.batch_size": 4, "data.repeat": 3},
+            "not a positive multiple of .* times data.repeat=3",
+        ),
         ({"data.repeat": 0}, "repeat=0 must be at least 1"),
         ({"data.resize": "bicubic"}, "resize='bicubic' is unknown; choose from cv2, pil"),
         ({"data.max_bad_share": 1.5}, "max_bad_share=1.5 must be in"),
@@ -293,3 +297,77 @@ def test_held_out_means_count_each_clip_once_and_leave_bad_ones_out():
 def test_a_bad_held_out_clip_ends_the_run_unless_it_may_be_left_out():
     with pytest.raises(VideoError, match=r"4\.mp4"):
         evaluate(bad=(4,), skip=False)
+
+
+def wait_for_step(workdir: pathlib.Path, step: int, process: subprocess.Popen) -> None:
+    """Until the step is logged; the process must live as long."""
+    deadline = time.monotonic() + 200
+    while time.monotonic() < deadline:
+        assert process.poll() is None, process.stdout.read()[-3000:]
+        path = workdir / "metrics.jsonl"
+        if path.exists() and f'"step": {step},' in path.read_text():
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"step {step} was not reached")
+
+
+def start(workdir: pathlib.Path, *more: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        [*command(workdir), *more],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=ENVIRONMENT,
+    )  # fmt: skip
+
+
+def test_a_preempted_run_saves_ends_with_75_and_loses_no_step(finished, tmp_path):
+    process = start(tmp_path)
+    wait_for_step(tmp_path, 5, process)
+    process.send_signal(signal.SIGTERM)
+    process.send_signal(signal.SIGTERM)  # impatience must not cut the save short
+    output, _ = process.communicate(timeout=100)
+    assert process.returncode == 75, output[-3000:]
+    last = max(step for step, _ in read_losses(tmp_path))
+    assert last < NUM_STEPS
+    assert f"saved at step {last}" in output
+    assert (tmp_path / "checkpoints" / str(last) / "_CHECKPOINT_METADATA").exists()
+    result = run(tmp_path)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert read_losses(tmp_path) == read_losses(finished[0])
+
+
+def test_an_evaluation_that_preemption_put_off_is_made_up_for(finished, tmp_path, monkeypatch):
+    # the step of the first evaluation
+    monkeypatch.setattr(train.Preemption, "requested", lambda self, step: step == 12)
+    with pytest.raises(train.Preempted, match="step 12"):
+        train.main(tiny_config(), str(tmp_path))
+    assert (12, "held_out/loss") not in read_losses(tmp_path)
+    monkeypatch.undo()
+    train.main(tiny_config(), str(tmp_path))
+    assert read_losses(tmp_path) == read_losses(finished[0])
+
+
+def test_a_supervised_run_survives_kill_9_unattended(finished, tmp_path):
+    process = start(tmp_path, "--supervise=2")
+    wait_for_step(tmp_path, 9, process)
+    children = subprocess.run(
+        ["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True
+    )
+    (trainer,) = map(int, children.stdout.split())
+    os.kill(trainer, signal.SIGKILL)
+    output, _ = process.communicate(timeout=200)
+    assert process.returncode == 0, output[-3000:]
+    assert "killed by SIGKILL" in output
+    assert read_losses(tmp_path) == read_losses(finished[0])
+
+
+def test_a_second_trainer_on_a_workdir_is_refused(tmp_path):
+    with lock_workdir(tmp_path), pytest.raises(WorkdirInUse, match=f"pid {os.getpid()}"):
+        train.main(tiny_config(), str(tmp_path))
+
+
+def test_settings_that_cannot_work_end_with_78_and_one_line(tmp_path):
+    result = run(tmp_path / "run", data__batch_size=0)
+    assert result.returncode == 78
+    (line,) = [line for line in result.stdout.splitlines() if "78" in line]
+    assert "batch_size=0" in line
+    assert "Traceback" not in result.stdout + result.stderr
+    assert not (tmp_path / "run").exists()

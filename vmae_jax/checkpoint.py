@@ -136,8 +136,10 @@ class Checkpoints:
         )
 
     def close(self) -> None:
-        """Waits until everything is on disk."""
-        self._orbax.close()
+        """Waits until everything is on disk; closing again does nothing."""
+        if self._orbax is not None:
+            orbax, self._orbax = self._orbax, None
+            orbax.close()
 
 
 def saved_steps(directory: str | os.PathLike) -> list[int]:

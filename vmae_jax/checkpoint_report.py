@@ -58,9 +58,7 @@ def describe(stored: Stored, heads: dict[str, int]) -> dict[str, Any]:
     return {
         "path": stored.path,
         "layout": stored.layout.name,
-        "sizes": {
-            name: None if name in unknown else getattr(config, name) for name in fields
-        },
+        "sizes": {name: None if name in unknown else getattr(config, name) for name in fields},
         "assumed": [name for name in assumed if name in fields],
         "parameters": sum(math.prod(tensor.shape) for tensor in stored.tensors.values()),
         "num_labels": len(names) if holds_classes else None,

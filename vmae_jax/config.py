@@ -285,6 +285,8 @@ class VideoMAEConfig:
         New labels make the old names meaningless, so a change of one label field drops the others;
         a change of `num_channels` drops the statistics of the old channels.
         """
+        if changes.get("label2id") and not changes.get("id2label"):
+            changes = {**changes, "id2label": {i: name for name, i in changes["label2id"].items()}}
         if {"num_labels", "id2label"} & set(changes):
             changes = {"num_labels": None, "id2label": None, "label2id": None, **changes}
         if changes.get("num_channels", self.num_channels) != self.num_channels:

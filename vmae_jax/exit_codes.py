@@ -13,6 +13,7 @@ import signal
 import sys
 
 from vmae_jax.data.bad_clips import TooManyBadClips
+from vmae_jax.run_control import Preempted
 from vmae_jax.workdir_lock import WorkdirInUse
 
 DONE = 0
@@ -50,6 +51,8 @@ def exit_code(error: BaseException) -> int:
     checkpoint = sys.modules.get("vmae_jax.checkpoint")
     if checkpoint is not None and isinstance(error, checkpoint.CheckpointError):
         return NO_CHECKPOINT
+    if isinstance(error, Preempted):
+        return PREEMPTED
     if isinstance(error, FloatingPointError):
         return NON_FINITE
     if _errno(error) in _DISK or isinstance(error, (TooManyBadClips, WorkdirInUse)):

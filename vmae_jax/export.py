@@ -18,8 +18,8 @@ import numpy as np
 from vmae_jax import checkpoint, layouts
 from vmae_jax.atomic import write_file, write_files
 from vmae_jax.config import ORIGINAL_EPSILONS, SIZES
+from vmae_jax.hub import CONFIG_FILE
 from vmae_jax.image_processor import PROCESSOR_FILE, VideoMAEImageProcessor
-from vmae_jax.pretrained import CONFIG_FILE
 from vmae_jax.videomae import VideoMAE
 
 WEIGHTS_FILE = "model.safetensors"

@@ -33,7 +33,6 @@ from vmae_jax.weight_files import Tensor, WeightFileError
 
 logger = logging.getLogger(__name__)
 
-CONFIG_FILE = "config.json"
 # DeepSpeed writes a folder per checkpoint; the weights of a run without model parallelism are here.
 DEEPSPEED_FILE = "mp_rank_00_model_states.pt"
 _STATE_KEYS = ("model", "module", "state_dict")
@@ -117,17 +116,17 @@ def open_checkpoint(path: str | os.PathLike, revision: str | None = None) -> Ite
             yield _described(path, tensors)
     elif os.path.isdir(path):
         with weight_files.open_directory(path) as tensors:
-            yield _described(path, tensors, os.path.join(path, CONFIG_FILE))
+            yield _described(path, tensors, os.path.join(path, hub.CONFIG_FILE))
     elif not os.path.lexists(path):
         raise FileNotFoundError(
             f"{path!r} does not exist here, and an id on the hub looks like 'organisation/name'."
         )
     elif path.endswith(".safetensors"):
         with weight_files.open_safetensors(path) as tensors:
-            yield _described(path, tensors, os.path.join(os.path.dirname(path), CONFIG_FILE))
+            yield _described(path, tensors, os.path.join(os.path.dirname(path), hub.CONFIG_FILE))
     else:
         with _open_torch(path) as tensors:
-            yield _described(path, tensors, os.path.join(os.path.dirname(path), CONFIG_FILE))
+            yield _described(path, tensors, os.path.join(os.path.dirname(path), hub.CONFIG_FILE))
 
 
 def _open_run(step: os.PathLike) -> Stored:

@@ -92,7 +92,7 @@ class RandomClip:
             raise ValueError(f"repeat={self.repeat} must be at least 1, the crops of one clip.")
         if self.canvas is not None and min(self.canvas) < 1:
             raise ValueError(
-                f"canvas={tuple(self.canvas)} must be (height, width) in pixels, such as (256, 456)."
+                f"canvas={tuple(self.canvas)} must be (height, width) in pixels, e.g. (256, 456)."
             )
 
     def __call__(self, i: int, seed: int, d: int) -> dict[str, np.ndarray]:

@@ -1,0 +1,167 @@
+"""Starts a run, and starts it again when it dies of something that a new start may mend.
+
+    code = supervise([sys.executable, "train.py", ...], restarts=3,
+                     progress=lambda: newest_step("runs/a/checkpoints"))
+
+It stands outside the run and loads no jax: a process that aborts, or is killed for its memory,
+cannot restart itself. Call it in the main thread: only there signals arrive, and on Linux a child
+that is to end with its parent ends with the thread that started it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from vmae_jax import exit_codes
+from vmae_jax.data.storage import list_folder
+
+logger = logging.getLogger(__name__)
+
+PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+MAX_PAUSE = 60.0  # seconds
+_SLICE = 0.1  # seconds; how fast a signal ends a pause
+
+
+def supervise(
+    command: Sequence[str],
+    *,
+    restarts: int,
+    progress: Callable[[], int],
+    sleep: Callable[[float], None] = time.sleep,
+) -> int:
+    """Runs a command until it is done, is asked to stop, or fails for good.
+
+    It is started again after a crash, a preemption, or death by a signal (see `exit_codes`), after
+    1, 2, 4, ... seconds. A signal to this process is passed on to the command, and whatever the
+    command makes of it, that was its last start. If this process dies, so does the command.
+
+    Args:
+      command: program and arguments; the program itself, not a shell around it, which would take
+        the signals. It inherits the output and the environment; it gets no input, and a process
+        group of its own, as the terminal's Ctrl-C would reach it twice otherwise.
+      restarts: in a row without progress; 0 for none at all.
+      progress: the step up to which a new start would find the work done.
+      sleep: waits for some seconds.
+    Returns:
+      The last exit code of the command; 128 + n after death by signal n.
+    Raises:
+      ValueError: for negative `restarts`, or outside the main thread.
+      OSError: if the command cannot be started.
+    """
+    if restarts < 0:
+        raise ValueError(f"restarts={restarts} is negative; choose 0 for none.")
+    if threading.current_thread() is not threading.main_thread():
+        raise ValueError(f"{threading.current_thread()} cannot supervise; call it in the main one.")
+    furthest, in_a_row = progress(), 0
+    with _Runner() as runner:
+        while True:
+            code = runner.run(command)
+            what = exit_codes.describe(code)
+            if (step := progress()) > furthest:
+                furthest, in_a_row = step, 0
+            if runner.stopped_by is not None:
+                logger.warning("%s at step %d after %s", what, step, runner.stopped_by.name)
+                return code
+            if not exit_codes.is_retried(code):
+                if code != exit_codes.DONE:
+                    logger.error("%s at step %d; not started again", what, step)
+                return code
+            if in_a_row == restarts:
+                logger.error(
+                    "%s at step %d; not started again: %d restarts in a row brought no progress",
+                    what, step, restarts,
+                )  # fmt: skip
+                return code
+            pause = min(2.0**in_a_row, MAX_PAUSE)
+            in_a_row += 1
+            logger.warning(
+                "%s at step %d; restart %d of %d in %g s", what, step, in_a_row, restarts, pause
+            )
+            while pause > 0 and runner.stopped_by is None:
+                sleep(min(pause, _SLICE))
+                pause -= _SLICE
+            if runner.stopped_by is not None:
+                return code
+
+
+def newest_step(checkpoints: str) -> int:
+    """The newest finished step in a run's folder of checkpoints, local or remote.
+
+    0 if there is none, or the folder cannot be read just now, which then counts as no progress.
+    """
+    try:
+        names = list_folder(checkpoints)
+    except FileNotFoundError:
+        return 0
+    except OSError as error:
+        logger.warning("%s cannot be read (%s)", checkpoints, error)
+        return 0
+    return max((int(name) for name in names if name.isdigit()), default=0)
+
+
+class _Runner(contextlib.ExitStack):
+    """Runs one command at a time, and passes signals on to it while the context is open."""
+
+    def __init__(self):
+        super().__init__()
+        self.stopped_by: signal.Signals | None = None
+        self._process: subprocess.Popen | None = None
+        self._unsent: deque[int] = deque()
+
+    def __enter__(self) -> _Runner:
+        for number in PASSED_ON:
+            before = signal.signal(number, self._receive)
+            self.callback(signal.signal, number, before or signal.SIG_DFL)
+        return self
+
+    def run(self, command: Sequence[str]) -> int:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            process_group=0,
+            preexec_fn=functools.partial(_die_with_parent, os.getpid())
+            if sys.platform == "linux"
+            else None,
+        )
+        self._process = process
+        try:
+            self._send()  # what arrived while it was started
+            return exit_codes.from_returncode(process.wait())
+        finally:
+            self._process = None
+            if process.returncode is None:  # an error of our own
+                process.kill()
+                process.wait()
+
+    def _receive(self, number: int, _) -> None:
+        self.stopped_by = signal.Signals(number)
+        self._unsent.append(number)
+        self._send()
+
+    def _send(self) -> None:
+        # each is sent once, though a signal may interrupt this and send them itself
+        while self._process is not None and self._unsent:
+            with contextlib.suppress(IndexError):
+                self._process.send_signal(self._unsent.popleft())
+
+
+_PRCTL = ctypes.CDLL(None).prctl if sys.platform == "linux" else None  # found before the fork
+
+
+def _die_with_parent(parent: int) -> None:
+    """In the child, before its program: SIGKILL, as nothing less is certain to end it."""
+    pr_set_pdeathsig = 1
+    _PRCTL(pr_set_pdeathsig, signal.SIGKILL)
+    if os.getppid() != parent:  # it died before that line
+        os._exit(exit_codes.CRASH)
