@@ -3,9 +3,9 @@
     PYTHONPATH=. python benchmarks/input.py
 
 The official path is put together from its parts: decord, Pillow, numpy, torch's DataLoader. Every
-variant lives in a process of its own, and they take turns on the same clips. What counts is the
-ratio of processor times within a round: the machine's other work slows both. README.md says how to
-read the result.
+variant lives in a process of its own, and they take turns on clips that are drawn alike. What
+counts is the ratio of processor times within a round: the machine's other work slows both.
+README.md says how to read the result.
 """
 
 from __future__ import annotations
@@ -395,7 +395,6 @@ class OurClips:
         )
         bad_clips = BadClips(None, len(source), 0.05)
         self.samples = PretrainingSamples(make, SEED, bad_clips=bad_clips)
-        self.repeat = variant.repeat
 
     def __getitem__(self, d: int):
         return self.samples.group(d)
@@ -523,10 +522,8 @@ def stages(folder: Path, name: str, numbers: Sequence[int]) -> dict:
         clips[d]
     whole = time.process_time() - start
     seconds = dict(clips.seconds)
-    seconds["canvas" if variant.canvas else "crop and resize" if ours else "rest"] = whole - sum(
-        seconds.values()
-    )
-    ms = 1e3 * whole / len(numbers) / clips.repeat if ours else 1e3 * whole / len(numbers)
+    seconds["crop and resize" if ours else "rest"] = whole - sum(seconds.values())
+    ms = 1e3 * whole / len(numbers) / variant.repeat
     return {"ms": ms, "shares": {stage: s / whole for stage, s in seconds.items()}}
 
 

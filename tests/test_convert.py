@@ -218,7 +218,7 @@ def test_both_numbers_of_heads_are_asked_for(pretrained_pth, tmp_path, capsys):
     ("target", "said"),
     [
         ("hf", "is a file; a Hugging Face checkpoint is a folder"),
-        ("v1", "is a folder; name the .pth file to write"),
+        ("v1", "is a folder or a device, not a file; name the .pth file to write"),
         ("orbax", "there"),
     ],
 )
@@ -234,6 +234,13 @@ def test_a_destination_of_the_wrong_kind_is_left_as_it_is(target, said, tmp_path
     assert str(there) in error
     assert said in error
     assert os.listdir(there) == [] if target == "v1" else there.read_bytes() == b"mine"
+
+
+def test_a_device_is_not_replaced_by_a_file(pretrained_pth, tmp_path, capsys):
+    os.mkfifo(tmp_path / "pipe")
+    convert(pretrained_pth, tmp_path / "pipe", "v1", *HEADS, *DECODER_HEADS, code=1)
+    assert "a folder or a device, not a file" in one_line_error(capsys)
+    assert (tmp_path / "pipe").is_fifo()
 
 
 def test_a_run_is_not_written_into_another(tmp_path, capsys):

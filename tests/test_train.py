@@ -126,7 +126,8 @@ def test_killed_anywhere_and_started_again_the_losses_are_exactly_the_same(finis
     metrics = tmp_path / "metrics.jsonl"
     kill_after = random.Random(os.getpid()).randint(5, NUM_STEPS - 2)  # anywhere past a checkpoint
     deadline = time.monotonic() + 240
-    while not metrics.exists() or len(metrics.read_text().splitlines()) < kill_after:
+    finished_save = tmp_path / "checkpoints" / "4" / "_CHECKPOINT_METADATA"
+    while not finished_save.exists() or len(metrics.read_text().splitlines()) < kill_after:
         assert process.poll() is None, "it ended before it could be killed"
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -135,7 +136,7 @@ def test_killed_anywhere_and_started_again_the_losses_are_exactly_the_same(finis
     result = run(tmp_path)
     assert result.returncode == 0, result.stderr[-3000:]
     assert "going on from" in result.stdout
-    assert read_losses(tmp_path) == read_losses(finished[0]), f"killed after record {kill_after}"
+    assert read_losses(tmp_path) == read_losses(finished[0]), f"killed at record {kill_after} on"
 
 
 def test_a_finished_run_started_again_changes_nothing(finished):

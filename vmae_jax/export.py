@@ -17,7 +17,7 @@ import numpy as np
 
 from vmae_jax import checkpoint, layouts
 from vmae_jax.atomic import write_file, write_files
-from vmae_jax.config import ORIGINAL_EPSILONS, SIZES
+from vmae_jax.config import ORIGINAL_EPSILONS, SIZES, VideoMAEConfig
 from vmae_jax.hub import CONFIG_FILE
 from vmae_jax.image_processor import PROCESSOR_FILE, VideoMAEImageProcessor
 from vmae_jax.videomae import VideoMAE
@@ -43,6 +43,8 @@ def save_hugging_face(
     directory: str | os.PathLike,
     class_name: str,
     max_shard_size: int | str = "5GB",
+    *,
+    processor: VideoMAEImageProcessor | None = None,
 ) -> None:
     """Writes a folder that transformers 4 and 5 load; see `save_pretrained` of the classes.
 
@@ -51,6 +53,8 @@ def save_hugging_face(
       directory: made if needed. Older weights in it are replaced.
       class_name: "VideoMAEModel", "VideoMAEForPreTraining" or "VideoMAEForVideoClassification".
       max_shard_size: bytes, or text like "500MB".
+      processor: for `preprocessor_config.json`; None keeps the file that is there if it gives
+        frames of the model's size, else writes one with the model's pixel statistics.
     """
     from safetensors.numpy import save as serialize
 
@@ -79,17 +83,31 @@ def save_hugging_face(
     config = core.config
     described = {**config.to_dict(), "architectures": [class_name], "dtype": "float32"}
     described.pop("torch_dtype", None)  # transformers 4's name of dtype: that of what was read
+    if processor is None and not _has_processor_for(directory, config):
+        processor = _processor_for(config)
+    if processor is not None:
+        writers[PROCESSOR_FILE] = lambda file: file.write(processor.to_json().encode())
+    writers[CONFIG_FILE] = _json(described)
+    write_files(directory, writers, obsolete=lambda name: bool(_WEIGHTS.fullmatch(name)))
+
+
+def _processor_for(config: VideoMAEConfig) -> VideoMAEImageProcessor:
     height, width = config.frame_size
-    processor = VideoMAEImageProcessor(
+    return VideoMAEImageProcessor(
         # if an edge were shorter than the crop, the crop would be filled up with black
         size={"shortest_edge": max(height, width)},
         crop_size={"height": height, "width": width},
         image_mean=list(config.image_mean),
         image_std=list(config.image_std),
     )
-    writers[PROCESSOR_FILE] = lambda file: file.write(processor.to_json().encode())
-    writers[CONFIG_FILE] = _json(described)
-    write_files(directory, writers, obsolete=lambda name: bool(_WEIGHTS.fullmatch(name)))
+
+
+def _has_processor_for(directory: str | os.PathLike, config: VideoMAEConfig) -> bool:
+    try:
+        processor = VideoMAEImageProcessor.from_pretrained(directory)
+    except (OSError, ValueError):
+        return False
+    return processor.crop_size == _processor_for(config).crop_size
 
 
 def hugging_face_tensors(core: VideoMAE, class_name: str) -> dict[str, np.ndarray]:

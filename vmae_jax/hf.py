@@ -195,7 +195,8 @@ class _PreTrainedModel(nnx.Module):
         self, path: str | os.PathLike, *, max_shard_size: int | str = "5GB"
     ) -> None:
         """Writes a folder that transformers loads: `config.json`, `model.safetensors` (fp32), and
-        `preprocessor_config.json` with this model's frame size and pixel statistics.
+        `preprocessor_config.json` with this model's frame size and pixel statistics (one that is
+        there already and gives such frames stays).
 
         All files are complete on disk before the first gets its name. Warns where an epsilon of
         this model is one that transformers has fixed.

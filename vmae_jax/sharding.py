@@ -22,8 +22,8 @@ def make_mesh(
     if batch_size < 1 or batch_size % unit:
         times = f" times data.repeat={repeat}" if repeat > 1 else ""
         raise ValueError(
-            f"data.batch_size={batch_size} is not a positive multiple of the {len(devices)} devices{times}; "
-            f"choose e.g. {max(1, round(batch_size / unit)) * unit}."
+            f"data.batch_size={batch_size} is not a positive multiple of the {len(devices)} "
+            f"devices{times}; choose e.g. {max(1, round(batch_size / unit)) * unit}."
         )
     return Mesh(np.asarray(devices), ("data",))
 

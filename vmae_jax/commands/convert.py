@@ -9,22 +9,32 @@ import warnings
 
 from vmae_jax import export
 from vmae_jax.commands.inspect import add_checkpoint_arguments, given_heads
+from vmae_jax.image_processor import PROCESSOR_FILE, VideoMAEImageProcessor
 from vmae_jax.pretrained import has_part, load, open_checkpoint
 
 
-def _to_hugging_face(core, destination: str) -> None:
+def _to_hugging_face(core, destination: str, source: str) -> None:
     if os.path.isfile(destination):
         raise FileExistsError(f"{destination} is a file; a Hugging Face checkpoint is a folder.")
-    export.save_hugging_face(core, destination, export.class_of(core))
+    processor = None
+    if os.path.isfile(os.path.join(source, PROCESSOR_FILE)):
+        processor = VideoMAEImageProcessor.from_pretrained(source)
+    export.save_hugging_face(core, destination, export.class_of(core), processor=processor)
 
 
-def _to_official(core, destination: str) -> None:
-    if os.path.isdir(destination):
-        raise IsADirectoryError(f"{destination} is a folder; name the .pth file to write.")
+def _to_official(core, destination: str, source: str) -> None:
+    if os.path.exists(destination) and not os.path.isfile(destination):
+        raise FileExistsError(
+            f"{destination} is a folder or a device, not a file; name the .pth file to write."
+        )
     export.save_official(core, destination)
 
 
-TARGETS = {"hf": _to_hugging_face, "v1": _to_official, "orbax": export.save_run}
+def _to_run(core, destination: str, source: str) -> None:
+    export.save_run(core, destination)
+
+
+TARGETS = {"hf": _to_hugging_face, "v1": _to_official, "orbax": _to_run}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -61,7 +71,7 @@ def run(args: argparse.Namespace) -> None:
         print(f"note: {line}", file=sys.stderr)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        TARGETS[args.to](core, args.destination)
+        TARGETS[args.to](core, args.destination, stored.path)
     for warning in caught:
         print(f"warning: {warning.message}", file=sys.stderr)
     print(f"wrote {args.destination} ({export.class_of(core)}) from {stored.layout.name} layout")
