@@ -224,7 +224,7 @@ def test_round_trips_change_no_bit(kind, way, random_model, tmp_path):
         np.testing.assert_array_equal(before[name], after[name], err_msg=name)
 
 
-PUBLISHED = {  # recipes.md, section 1: width, depth, heads, mlp; decoder's; patch
+PUBLISHED = {  # the scripts of VideoMAE and VideoMAE V2: width, depth, heads, mlp; decoder's; patch
     "S": (384, 12, 6, 1536, 192, 4, 3, 768, 16),
     "B": (768, 12, 12, 3072, 384, 4, 6, 1536, 16),
     "L": (1024, 24, 16, 4096, 512, 12, 8, 2048, 16),
@@ -372,7 +372,7 @@ def test_dtype_may_be_given_by_name(tmp_path):
 
 
 def test_a_small_hub_configuration_with_16_heads_is_obeyed_and_warned_of(tmp_path, caplog):
-    """The hub's small models say 16 heads, their authors' code 6 (recipes.md, section 9)."""
+    """The hub's small models say 16 heads, their authors' code 6."""
     theirs = hugging_face_model("VideoMAEForVideoClassification", dataclasses.replace(S, heads=16))
     theirs.save_pretrained(tmp_path)
     with caplog.at_level(logging.WARNING):
