@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from published_layouts import (
@@ -336,3 +339,12 @@ def test_key_biases_and_foreign_parts_are_shown(tmp_path, capsys):
     verdict = found["loads_into"]["VideoMAEForVideoClassification"]
     assert verdict["unexpected"] == ["blocks.0.gamma_1"]
     assert not verdict["loads"]
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(tmp_path):
+    save_v1(tmp_path / "x.pth", v1_pretraining(SMALL))
+    command = f"{sys.executable} -m vmae_jax inspect {tmp_path / 'x.pth'} | head -n 1"
+    environment = {**os.environ, "PYTHONPATH": str(Path(vmae_jax.__file__).parent.parent)}
+    result = subprocess.run(command, shell=True, capture_output=True, text=True, env=environment)
+    assert result.stdout.strip().endswith("x.pth")
+    assert result.stderr == ""

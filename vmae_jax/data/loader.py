@@ -157,9 +157,8 @@ def _batches(
         raise ValueError(f"prefetch_batches={prefetch_batches} must be at least 1.")
     # The buffer is stated because grain's own (500 elements) would take gigabytes. It lies before
     # the batching, so that the threads share the work of one batch instead of each making its own.
-    options = grain.ReadOptions(
-        num_threads=num_threads, prefetch_buffer_size=prefetch_batches * local_size
-    )
+    ahead = prefetch_batches * local_size
+    options = grain.ReadOptions(num_threads=min(num_threads, ahead), prefetch_buffer_size=ahead)
     dataset = (
         grain.MapDataset.range(numbers.start, numbers.stop)
         .map(group)
