@@ -20,6 +20,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable, Sequence
 
@@ -126,14 +127,17 @@ class _Runner(contextlib.ExitStack):
         return self
 
     def run(self, command: Sequence[str]) -> int:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            process_group=0,
-            preexec_fn=functools.partial(_die_with_parent, os.getpid())
-            if sys.platform == "linux"
-            else None,
-        )
+        with warnings.catch_warnings():
+            # JAX, once imported, warns of any fork for fear of its threads; here it has none yet
+            warnings.filterwarnings("ignore", "os.fork", RuntimeWarning)
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                process_group=0,
+                preexec_fn=functools.partial(_die_with_parent, os.getpid())
+                if sys.platform == "linux"
+                else None,
+            )
         self._process = process
         try:
             self._send()  # what arrived while it was started
