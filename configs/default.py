@@ -43,6 +43,13 @@ def get_config() -> ConfigDict:
     compute.attention = "xla"  # or "cudnn" on NVIDIA GPUs
     compute.remat = "none"  # or "attention", "full": less memory for more arithmetic
 
+    # The mesh (vmae_jax.sharding): how many ways the devices split what. Their product is the number
+    # of devices; `python -m vmae_jax plan` finds out what fits.
+    config.mesh = mesh = ConfigDict()
+    mesh.data = placeholder(int)  # clips; None: all devices that the others leave
+    mesh.fsdp = 1  # clips, and large parameters with their optimizer state
+    mesh.tensor = 1  # heads and the width of the MLPs
+
     # The objective: a name in vmae_jax.objectives.OBJECTIVES, and its options.
     config.objective = objective = ConfigDict()
     objective.name = "pretraining"
@@ -85,6 +92,9 @@ def get_config() -> ConfigDict:
     optimizer.betas = (0.9, 0.95)
     optimizer.eps = 1e-8
     optimizer.clip_norm = placeholder(float)  # largest global gradient norm
+    # micro-batches of a step, whose gradients are averaged: batch_size is that of the whole step,
+    # and so are rates and masks
+    optimizer.accumulation = 1
 
     # What happens every so many steps; 0 switches it off.
     config.run = run = ConfigDict()
@@ -95,5 +105,6 @@ def get_config() -> ConfigDict:
     run.step_timeout = (
         0.0  # seconds; a step that takes longer ends the run with all stacks; 0: none
     )
+    run.deterministic = False  # GPUs: the same bits from run to run, for some speed; others do anyway
     run.picture_clips = 3  # held-out clips that are drawn at the end; 0 for none
     return config

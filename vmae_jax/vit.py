@@ -19,11 +19,12 @@ import numpy as np
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
-from vmae_jax import randomness
+from vmae_jax import randomness, sharding
 from vmae_jax.activations import ACTIVATIONS
 
 REMAT_POLICIES = {
-    "none": None,
+    # parameters that were gathered for a layer are gathered again rather than kept
+    "none": jax.checkpoint_policies.save_anything_except_these_names(sharding.GATHERED),
     "attention": jax.checkpoint_policies.save_only_these_names("attention_output"),
     "full": jax.checkpoint_policies.nothing_saveable,
 }
@@ -298,6 +299,8 @@ def run_blocks(
 
     def layer(x, scanned):
         block, index, rate, heads = scanned
+        block = sharding.gathered(block, compute.dtype)
+        x = sharding.split_clips(x)
         y, probs = block(
             x,
             drop_path=rate,
@@ -307,7 +310,7 @@ def run_blocks(
         )
         return y, (x if output_hidden_states else None, probs)
 
-    if compute.remat != "none":
+    if compute.remat != "none" or sharding.gathers():
         # a scan's body cannot be merged with its recomputation, so the guard against that is waste
         layer = jax.checkpoint(
             layer, policy=REMAT_POLICIES[compute.remat], prevent_cse=compute.unroll
