@@ -50,6 +50,11 @@ def get_config() -> ConfigDict:
     mesh.fsdp = 1  # clips, and large parameters with their optimizer state
     mesh.tensor = 1  # heads and the width of the MLPs
 
+    # The weights to start with; fresh where it names none. A workdir of ours, a step of it, or what
+    # VideoMAEModel.from_pretrained takes; the optimizer starts afresh.
+    config.init = ConfigDict()
+    config.init.checkpoint = ""
+
     # The objective: a name in vmae_jax.objectives.OBJECTIVES, and its options.
     config.objective = objective = ConfigDict()
     objective.name = "pretraining"
@@ -102,9 +107,16 @@ def get_config() -> ConfigDict:
     run.eval_every_steps = 1000  # loss on the held-out clips
     run.save_every_steps = 1000
     run.keep_checkpoints = 2  # newest ones
-    run.step_timeout = (
-        0.0  # seconds; a step that takes longer ends the run with all stacks; 0: none
+    run.keep_every_steps = placeholder(int)  # and those whose step is a multiple, for good
+    run.keep_best = 0  # and so many with the lowest run.best_metric
+    run.best_metric = "held_out/loss"
+    run.max_skipped_in_a_row = 10  # steps without a finite loss and gradient; as many end the run
+    # seconds; a step that takes longer ends the run with all stacks; 0: none
+    run.step_timeout = 0.0
+    # where compiled programs are kept for the next start; "" for <workdir>/compiled
+    run.compilation_cache = ""
+    run.deterministic = (
+        False  # GPUs: the same bits from run to run, for some speed; others do anyway
     )
-    run.deterministic = False  # GPUs: the same bits from run to run, for some speed; others do anyway
     run.picture_clips = 3  # held-out clips that are drawn at the end; 0 for none
     return config

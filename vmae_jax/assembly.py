@@ -147,9 +147,7 @@ def make_schedule(config: Any, num_records: int | None) -> optim.Schedule:
     )
 
 
-def batch_shapes(
-    config: Any, model: VideoMAEConfig, mesh: Mesh
-) -> dict[str, jax.ShapeDtypeStruct]:
+def batch_shapes(config: Any, model: VideoMAEConfig, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
     """What the train step gets of a batch."""
     data = config.data
     clip = (model.num_frames, *model.frame_size, model.num_channels)

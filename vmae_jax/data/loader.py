@@ -115,9 +115,7 @@ def held_out_batches(
         index = np.full(1, i % len(samples), np.int32)
         return {**made, "index": index, "weight": made["weight"] * np.float32(i < len(samples))}
 
-    return _batches(
-        group, range(num_batches * len(rows)), len(rows), num_threads, prefetch_batches
-    )
+    return _batches(group, range(num_batches * len(rows)), len(rows), num_threads, prefetch_batches)
 
 
 def _checked_rows(rows: Sequence[int] | None, batch_size: int, repeat: int) -> Sequence[int]:
