@@ -113,6 +113,17 @@ class ProcessGroup:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(receiver, number)
 
+    def children(self, index: int) -> list[int]:
+        """Pids of all that a process has started and that still run."""
+        pid = self.pid(index)
+        return [other for other in _session(pid) if other != pid]
+
+    def send_to_child(self, number: signal.Signals, index: int) -> None:
+        """Sends a signal to the trainer below a supervisor."""
+        self._fault = time.monotonic()
+        for pid in self.children(index)[:1]:
+            os.kill(pid, number)
+
     def wait_for_text(self, text: str, *indices: int, times: int = 1, deadline: float = 60) -> None:
         """Until some processes (none named: all) have written a text so often."""
 

@@ -233,7 +233,7 @@ def test_indices_taken_twice_are_refused():
 def test_strangers_and_those_that_leave_do_not_count():
     place = Place(f"127.0.0.1:{free_port()}", 3, 0)
     answers = []
-    thread = threading.Thread(target=lambda: answers.append(_error_of(place, 4)))
+    thread = threading.Thread(target=lambda: answers.append(_error_of(place, 2)))
     thread.start()
     time.sleep(0.5)
     port = int(place.address.split(":")[1])
@@ -267,12 +267,6 @@ def test_processes_that_did_not_come_are_named_and_the_others_end(tmp_path):
             assert "num_processes=3, process 1 did not come to" in processes.output(index)
 
 
-def test_a_run_ends_with_0(tmp_path):
-    with trainers(tmp_path, num_steps=3) as processes:
-        assert processes.wait() == [0, 0]
-        assert "step 3 sum 7.0" in processes.output(1)
-
-
 @pytest.mark.parametrize(
     ("fault", "codes"),
     [("error on 1", [{70, -signal.SIGABRT}, {70}]), ("not finite", [{76}, {76}])],
@@ -291,11 +285,11 @@ def test_a_full_disk_of_one_is_told_from_a_crash(tmp_path):
         assert processes.wait(0, deadline=15)[0] in (70, -signal.SIGABRT)
 
 
-@pytest.mark.parametrize("signalled", [(0,), (1,), ()], ids=["0", "1", "all"])
-def test_a_preemption_ends_all_at_the_same_step(signalled, tmp_path):
+@pytest.mark.parametrize("signalled", [0, 1])
+def test_a_preemption_of_one_ends_all_at_the_same_step(signalled, tmp_path):
     with trainers(tmp_path) as processes:
         processes.wait_for_text("step 3")
-        processes.send(signal.SIGTERM, *signalled)
+        processes.send(signal.SIGTERM, signalled)
         assert processes.wait(deadline=20) == [75, 75], processes.output(0) + processes.output(1)
         last = {processes.output(i).split("Preempted ")[1].splitlines()[0] for i in (0, 1)}
         assert len(last) == 1
@@ -322,3 +316,45 @@ def test_a_frozen_process_ends_the_others_after_the_heartbeat(tmp_path):
         assert code in (70, -signal.SIGABRT)
         assert processes.seconds_to_end(0) < 20
         assert not processes.ended(1)
+
+
+# Supervised
+
+SUPERVISED = """
+import logging, os, sys
+from vmae_jax.supervisor import supervise
+logging.basicConfig(level=logging.INFO)
+command = [sys.executable, "-c", os.environ["CHILD"], *sys.argv[1:]]
+supervisor = sys.modules["vmae_jax.supervisor"]
+supervisor.MAX_STOPPED = 4
+sys.exit(supervise(command, restarts=3, progress=lambda: 0))
+"""
+
+
+def supervised(tmp_path, num_steps):
+    arguments = [SETTING, "none", str(num_steps)]
+    command = [sys.executable, "-c", SUPERVISED, *arguments]
+    env = {"CHILD": TRAINER, "VMAE_HEARTBEAT": "10", "VMAE_START_TIMEOUT": "60"}
+    return ProcessGroup(command, 2, tmp_path, env=env)
+
+
+@pytest.mark.parametrize(
+    ("number", "struck"),
+    [(signal.SIGKILL, 0), (signal.SIGSTOP, 1)],
+    ids=["killed 0", "stopped 1"],
+)
+def test_supervised_processes_find_each_other_again(number, struck, tmp_path):
+    with supervised(tmp_path, num_steps=20) as processes:
+        processes.wait_for_text("step 3 ")
+        processes.send_to_child(number, struck)
+        assert processes.wait(deadline=90) == [0, 0]
+        for index in (0, 1):
+            assert processes.output(index).count("step 20 sum 41.0") == 1
+            assert "restart 1 of 3" in processes.output(index)
+
+
+def test_a_supervised_run_is_preempted_by_one_signal_to_all(tmp_path):
+    with supervised(tmp_path, num_steps=10000) as processes:
+        processes.wait_for_text("step 3 ")
+        processes.send(signal.SIGTERM, whole_session=True)
+        assert processes.wait(deadline=30) == [75, 75]
