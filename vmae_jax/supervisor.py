@@ -45,9 +45,10 @@ def supervise(
     """Runs a command until it is done, is asked to stop, or fails for good.
 
     It is started again after a crash, a preemption, or death by a signal (see `exit_codes`), after
-    1, 2, 4, ... seconds. One that is stopped (SIGSTOP) for a minute is killed, as nothing in it can
-    end it, and the other processes of its run have left it behind. A signal to this process is passed on to the command, and whatever the
-    command makes of it, that was its last start. If this process dies, so does the command.
+    1, 2, 4, ... seconds. One that stands still (SIGSTOP) for a minute is killed: nothing in it can
+    end it, and the other processes of its run have left it behind. A signal to this process is
+    passed on to the command, and whatever the command makes of it, that was its last start. If this
+    process dies, so does the command.
 
     Args:
       command: program and arguments; the program itself, not a shell around it, which would take
