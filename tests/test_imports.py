@@ -175,6 +175,9 @@ MAY_IMPORT = {
     "supervisor": {"exit_codes", "data.storage"},
     "roll_call": set(),
     "distributed": {"roll_call", "exit_codes"},
+    "appended_file": {"data.storage"},
+    "goodput": {"appended_file", "data.storage"},
+    "writer": {"appended_file", "data.storage", "goodput"},
 }
 
 
