@@ -176,6 +176,7 @@ MAY_IMPORT = {
     "roll_call": set(),
     "distributed": {"roll_call", "exit_codes"},
     "appended_file": {"data.storage"},
+    "profiling": {"data.storage"},
     "goodput": {"appended_file", "data.storage"},
     "writer": {"appended_file", "data.storage", "goodput"},
 }
