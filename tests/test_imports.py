@@ -173,6 +173,12 @@ MAY_IMPORT = {
     "workdir_lock": {"data.storage"},
     "exit_codes": {"run_control", "workdir_lock", "data.bad_clips"},
     "supervisor": {"exit_codes", "data.storage"},
+    "roll_call": set(),
+    "distributed": {"roll_call", "exit_codes"},
+    "appended_file": {"data.storage"},
+    "profiling": {"data.storage"},
+    "goodput": {"appended_file", "data.storage"},
+    "writer": {"appended_file", "data.storage", "goodput"},
 }
 
 
