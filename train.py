@@ -27,7 +27,7 @@ from ml_collections import ConfigDict, config_flags
 
 import vmae_jax
 from vmae_jax import objectives, optim, pictures, sharding, training
-from vmae_jax.checkpoint import Checkpoints, Restored, restore_newest
+from vmae_jax.checkpoint import Restored, restore_newest
 from vmae_jax.config import VideoMAEConfig
 from vmae_jax.data import input_probe, loader
 from vmae_jax.data.bad_clips import BadClips
@@ -44,6 +44,7 @@ from vmae_jax.exit_codes import CRASH, describe, exit_code
 from vmae_jax.masking import MASKS
 from vmae_jax.reconstruction import gain, psnr, reconstruct
 from vmae_jax.run_control import Preempted, Preemption, StuckWatchdog
+from vmae_jax.saving import Checkpoints
 from vmae_jax.supervisor import newest_step, supervise
 from vmae_jax.videomae import VideoMAE
 from vmae_jax.vit import Compute
@@ -187,7 +188,7 @@ def main(config: ConfigDict, workdir: str) -> dict[str, float]:
             if preempted:
                 break
         with watchdog.paused():
-            checkpoints.close()  # here, where a second signal cannot cut it short
+            checkpoints.wait()  # here, where a second signal cannot cut it short
         if preempted and step < schedule.num_steps:
             raise Preempted(step)
         if run.picture_clips:
