@@ -6,12 +6,14 @@ made, fails if any step in it is damaged, and deletes what others are writing.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 from etils import epath
+from jax._src import distributed
 from orbax.checkpoint import v1 as ocp
 from orbax.checkpoint.experimental.v1._src.synchronization import synchronization
 
@@ -19,6 +21,17 @@ METADATA_FILE = "_CHECKPOINT_METADATA"
 COMMIT_FILE = "commit_success.txt"  # the last file that is written
 TEMPORARY = ".orbax-checkpoint-tmp"  # follows the name of a step that is being written
 _STATE = "state"
+_T = TypeVar("_T")
+
+# Where the processes of a save wait for one another, in this order.
+_BARRIERS = (
+    "[op={op}] save_checkpointables_async:maybe_overwrite_existing:pre",
+    "[op={op}] save_checkpointables_async:maybe_overwrite_existing:post",
+    "[op={op}] create_directory:post",
+    "[op={item}] save_and_finalize_{item}_commit_complete",
+    "[op={item}] save_and_finalize_{item}_finalize_complete",
+    "[op={op}] save_checkpointables_async:finalize",
+)
 
 
 def _is_ours(record: logging.LogRecord) -> bool:
@@ -51,9 +64,20 @@ def start_save(
     context = ocp.Context()
     # otherwise an unwritable folder is noticed late, and the process hangs at its end
     context.async_options.create_directories_asynchronously = False
+    number = operation() + 1
+
+    def attempt(act: Callable[[], _T]) -> _T:
+        try:
+            return act()
+        except Exception:
+            _release_others(number)
+            raise
+
     with context:
-        response = ocp.save_checkpointables_async(path, {_STATE: tree}, custom_metadata=dict(info))
-    return response.result
+        response = attempt(
+            lambda: ocp.save_checkpointables_async(path, {_STATE: tree}, custom_metadata=dict(info))
+        )
+    return lambda: attempt(response.result)
 
 
 def read_header(path: epath.Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -95,6 +119,21 @@ def skip_operations(until: int) -> None:
     """Counts up: processes that have not loaded equally often would wait for one another."""
     while operation() < until:
         synchronization.OperationIdGenerator.next_operation_id()
+
+
+def _release_others(number: int) -> None:
+    """Fails the barriers at which the other processes wait for one whose save has failed.
+
+    They would do so for up to twenty minutes, even at the end of the process. A barrier fails for
+    all as soon as one names other participants.
+    """
+    if jax.process_count() == 1:
+        return
+    for name in _BARRIERS:
+        with contextlib.suppress(Exception):  # those that were passed, and the failure itself
+            distributed.global_state.client.wait_at_barrier(
+                name.format(op=number, item=f"{number}.{_STATE}"), 1000, [jax.process_index()]
+            )
 
 
 def _alone() -> ocp.Context:
