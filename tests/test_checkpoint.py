@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vmae_jax import checkpoint
+from vmae_jax import checkpoint, orbax_files, saving
+from vmae_jax.fingerprints import fingerprint
 
 
 class Moments(NamedTuple):
@@ -48,10 +49,10 @@ def assert_equal(a, b):
 def saved(tmp_path_factory) -> pathlib.Path:
     """Steps 10, 20, 30; made once, copied by those that damage them."""
     directory = tmp_path_factory.mktemp("run") / "checkpoints"
-    checkpoints = checkpoint.Checkpoints(directory, keep=3)
+    checkpoints = saving.Checkpoints(directory, keep=3)
     for step in (10, 20, 30):
         checkpoints.save(make_state(step), step, {"config": {"seed": step}})
-    checkpoints.close()
+    checkpoints.wait()
     return directory
 
 
@@ -95,10 +96,10 @@ def test_no_checkpoint_is_none(tmp_path):
 
 
 def test_only_the_newest_are_kept(tmp_path):
-    checkpoints = checkpoint.Checkpoints(tmp_path, keep=2)
+    checkpoints = saving.Checkpoints(tmp_path, keep=2)
     for step in (1, 2, 3):
         checkpoints.save(make_state(step), step, {})
-    checkpoints.close()
+    checkpoints.wait()
     assert checkpoint.saved_steps(tmp_path) == [2, 3]
 
 
@@ -118,7 +119,7 @@ def test_a_flipped_bit_costs_one_checkpoint_and_is_named(copy, position, caplog)
 
 def test_the_fingerprint_alone_finds_a_changed_value(copy, monkeypatch):
     # Orbax's own checks switched off in effect: the loaded arrays are altered after loading.
-    original = checkpoint.ocp.load_checkpointables
+    original = orbax_files.ocp.load_checkpointables
 
     def altered(*args, **kwargs):
         loaded = original(*args, **kwargs)
@@ -126,7 +127,7 @@ def test_the_fingerprint_alone_finds_a_changed_value(copy, monkeypatch):
         loaded["state"]["params"]["encoder"]["kernel"] = kernel.at[0, 0, 0].add(1e-6)
         return loaded
 
-    monkeypatch.setattr(checkpoint.ocp, "load_checkpointables", altered)
+    monkeypatch.setattr(orbax_files.ocp, "load_checkpointables", altered)
     with pytest.raises(checkpoint.CheckpointError, match="params/encoder/kernel changed"):
         checkpoint.restore(copy / "30", template())
 
@@ -156,7 +157,7 @@ def test_what_is_no_damage_is_not_taken_for_it(copy, error, monkeypatch):
     def fail(*args, **kwargs):
         raise RuntimeError("wrapped") from error
 
-    monkeypatch.setattr(checkpoint.ocp, "load_checkpointables", fail)
+    monkeypatch.setattr(orbax_files.ocp, "load_checkpointables", fail)
     with pytest.raises(RuntimeError, match="wrapped"):
         checkpoint.restore_newest(copy, template())
     assert checkpoint.saved_steps(copy) == [10, 20, 30]
@@ -179,12 +180,14 @@ def test_another_model_is_refused_and_left_alone(copy):
 
 
 def test_another_format_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint, "FORMAT", 2)
-    checkpoints = checkpoint.Checkpoints(tmp_path, keep=1)
+    monkeypatch.setattr(saving, "FORMAT", 3)
+    checkpoints = saving.Checkpoints(tmp_path, keep=1)
     checkpoints.save(make_state(1), 1, {})
-    checkpoints.close()
+    checkpoints.wait()
     monkeypatch.undo()
-    with pytest.raises(checkpoint.CheckpointMismatch, match="format 2, this version reads 1"):
+    with pytest.raises(
+        checkpoint.CheckpointMismatch, match=r"newer version \(format 3; this one reads up to 2\)"
+    ):
         checkpoint.restore_newest(tmp_path, template())
 
 
@@ -209,17 +212,17 @@ def test_params_alone(saved):
 def test_any_flipped_bit_changes_the_fingerprint(dtype):
     rng = np.random.default_rng(0)
     array = np.asarray(jnp.asarray(rng.integers(0, 2, (3, 5)), dtype))
-    before = checkpoint.fingerprint({"x": jnp.asarray(array)})
+    before = fingerprint({"x": jnp.asarray(array)})
     bits_per_value = 1 if dtype == "bool" else 8 * array.dtype.itemsize
     for value in range(array.size):
         for bit in range(bits_per_value):
             raw = bytearray(array.tobytes())
             raw[value * array.dtype.itemsize + bit // 8] ^= 1 << bit % 8
             changed = np.frombuffer(bytes(raw), array.dtype).reshape(array.shape)
-            assert checkpoint.fingerprint({"x": jnp.asarray(changed)}) != before, (value, bit)
+            assert fingerprint({"x": jnp.asarray(changed)}) != before, (value, bit)
 
 
 def test_swapped_rows_change_the_fingerprint():
     x = jnp.arange(12.0).reshape(4, 3)
     swapped = x[jnp.array([1, 0, 2, 3])]
-    assert checkpoint.fingerprint({"x": x}) != checkpoint.fingerprint({"x": swapped})
+    assert fingerprint({"x": x}) != fingerprint({"x": swapped})

@@ -1,34 +1,44 @@
-"""Checkpoints of our own runs; the only module that touches Orbax.
+"""Reading the checkpoints of our own runs; `saving` writes them.
 
 A checkpoint is a folder `<workdir>/checkpoints/<step>` that appears whole or not at all. It holds
 the state as plain dicts under stable names, and in its metadata the run's configuration, its
 lineage and a fingerprint of every array: Orbax itself loads a flipped bit without a word.
+
+Nothing here writes, but for `restore_newest`, which gives damaged steps another name.
 """
 
 from __future__ import annotations
 
+import contextlib
+import json
 import logging
 import os
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 from etils import epath
-from orbax.checkpoint import v1 as ocp
+
+from vmae_jax import orbax_files
+from vmae_jax.distributed import all_gather_text
+from vmae_jax.fingerprints import fingerprint, named_leaves, path_name, to_plain
+from vmae_jax.step_folder import absolute, failure_of, saved_steps
 
 logger = logging.getLogger(__name__)
-FORMAT = 1
+_T = TypeVar("_T")
 
-
-def _folder(path: str | os.PathLike) -> epath.Path:
-    """Absolute, because Orbax takes a relative path for a damaged checkpoint."""
-    text = os.fspath(path)
-    return epath.Path(text if "://" in text else os.path.abspath(text))
+FORMAT = 2
+# What older formats lack, and the value it would have had: format 1 did not count skipped steps.
+_LACKING: dict[int, dict[str, int]] = {1: {"skipped": 0, "streak": 0}, FORMAT: {}}
 
 
 class CheckpointError(RuntimeError):
     """A checkpoint that cannot be used; says which, and why."""
+
+
+class CheckpointMismatch(CheckpointError):
+    """An intact checkpoint that holds something else than was asked for."""
 
 
 class Restored(NamedTuple):
@@ -37,7 +47,7 @@ class Restored(NamedTuple):
     Attributes:
       state: as the template given, on its shardings.
       step: int.
-      info: what was saved with it: "config", "lineage", ...
+      info: what was saved with it: "config", "lineage", "metrics", ...
       path: of the checkpoint.
     """
 
@@ -47,126 +57,27 @@ class Restored(NamedTuple):
     path: str
 
 
-def _leaf_fingerprint(x: jax.Array) -> jax.Array:
-    """A uint32 that any single flipped bit changes; the same on every mesh (sums commute)."""
-    if x.dtype == bool:
-        x = x.astype(jnp.uint8)
-    bits = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[x.dtype.itemsize]
-    values = jax.lax.bitcast_convert_type(x, bits).astype(jnp.uint32)
-    place = jnp.zeros(x.shape, jnp.uint32)
-    stride = 1
-    for axis in reversed(range(x.ndim)):
-        place += jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis) * jnp.uint32(stride % 2**32)
-        stride *= x.shape[axis]
-    # odd weights are invertible modulo 2^32, so no change of a single value can vanish
-    return jnp.sum(values * ((place * jnp.uint32(2654435761)) | 1), dtype=jnp.uint32)
-
-
-_fingerprints = jax.jit(lambda leaves: [_leaf_fingerprint(x) for x in leaves])
-
-
-def _path_name(path: tuple) -> str:
-    """E.g. "opt_state/adam/mu/encoder/output/kernel"; the same for dicts and named tuples."""
-    return jax.tree_util.keystr(path, simple=True, separator="/")
-
-
-def _named_leaves(tree: Any) -> dict[str, Any]:
-    return {_path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
-
-
-def _to_plain(tree: Any) -> dict[str, Any]:
-    """The same leaves in nested dicts, whatever classes the tree is made of."""
-    plain: dict[str, Any] = {}
-    for name, leaf in _named_leaves(tree).items():
-        *parents, last = name.split("/")
-        node = plain
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[last] = leaf
-    return plain
-
-
-def _from_plain(plain: Mapping[str, Any], template: Any) -> Any:
-    named = _named_leaves(plain)
-    return jax.tree_util.tree_map_with_path(lambda path, _: named[_path_name(path)], template)
-
-
-def fingerprint(tree: Any) -> dict[str, int]:
-    """A checksum for each array of a tree, by path; independent of its sharding."""
-    named = _named_leaves(tree)
-    return dict(
-        zip(named, map(int, jax.device_get(_fingerprints(list(named.values())))), strict=True)
-    )
-
-
-class Checkpoints:
-    """The checkpoints of one run, written in the background."""
-
-    def __init__(self, directory: str | os.PathLike, *, keep: int):
-        """Opens the folder for writing.
-
-        Args:
-          directory: made if needed.
-          keep: newest checkpoints that are kept.
-        Raises:
-          OSError: if nothing can be written there.
-        """
-        self.directory = _folder(directory)
-        self.directory.mkdir(parents=True, exist_ok=True)
-        context = ocp.Context()
-        # otherwise an unwritable folder is noticed late, and the process hangs at its end
-        context.async_options.create_directories_asynchronously = False
-        self._orbax = ocp.training.Checkpointer(
-            self.directory,
-            context=context,
-            cleanup_tmp_directories=True,
-            save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
-            preservation_policy=ocp.training.preservation_policies.LatestN(keep),
-        )
-
-    def save(self, state: Any, step: int, info: Mapping[str, Any]) -> None:
-        """Starts saving; the state may be donated right after. `info` must be JSON.
-
-        A failure of the save before is raised here.
-        """
-        self._orbax.wait()
-        metadata = {**info, "format": FORMAT, "step": step, "fingerprint": fingerprint(state)}
-        self._orbax.save_checkpointables_async(
-            step, {"state": _to_plain(state)}, custom_metadata=metadata
-        )
-
-    def close(self) -> None:
-        """Waits until everything is on disk; closing again does nothing."""
-        if self._orbax is not None:
-            orbax, self._orbax = self._orbax, None
-            orbax.close()
-
-
-def saved_steps(directory: str | os.PathLike) -> list[int]:
-    """Steps that have a finished folder, oldest first; damaged ones may be among them."""
-    directory = _folder(directory)
-    if not directory.exists():
-        return []
-    return sorted(int(p.name) for p in directory.iterdir() if p.name.isdigit())
-
-
 def restore_newest(directory: str | os.PathLike, template: Any) -> Restored | None:
     """The newest intact checkpoint, or None if there is none at all.
 
     A damaged one is skipped; once an older one is restored it is named in the log and renamed to
-    `<step>.corrupt-<n>`. If none is intact, nothing is renamed.
-    Call it before `Checkpoints` is made: Orbax may fail to open a folder with a damaged step.
+    `<step>.corrupt-<n>`. If none is intact, nothing is renamed. In a run of several processes all
+    have to call it, and a step is intact if all of them find it so. For the trainer alone: it may
+    rename what others are reading.
 
     Args:
       directory: of a run's checkpoints.
       template: a tree of `jax.ShapeDtypeStruct` with shardings, as the state should come out.
     Raises:
       CheckpointError: if there are checkpoints and none of them is intact; or if the newest is
-        intact but of another model or another format.
+        intact but of another model or a newer format.
+      OSError, MemoryError: if a process may not read, or has no room; that is no damage.
     """
-    directory = _folder(directory)
+    directory = absolute(directory)
+    # listings of a shared folder may differ for a while
+    steps = json.loads(all_gather_text("steps", json.dumps(saved_steps(directory)))[0])
     damaged: dict[int, CheckpointError] = {}
-    for step in reversed(saved_steps(directory)):
+    for step in reversed(steps):
         try:
             restored = restore(directory / str(step), template)
         except CheckpointMismatch:
@@ -174,10 +85,10 @@ def restore_newest(directory: str | os.PathLike, template: Any) -> Restored | No
         except CheckpointError as error:
             damaged[step] = error
             continue
-        for step, error in damaged.items():
-            renamed = _free_name(directory, f"{step}.corrupt")
-            (directory / str(step)).rename(renamed)
-            logger.error("%s Renamed to %s; the one before is used.", error, renamed.name)
+        if jax.process_index() == 0:
+            for step, error in damaged.items():
+                _set_aside(directory / str(step), error)
+        all_gather_text("set_aside", "")  # nobody saves before that is done
         return restored
     if damaged:
         causes = " ".join(map(str, damaged.values()))
@@ -188,15 +99,16 @@ def restore_newest(directory: str | os.PathLike, template: Any) -> Restored | No
     return None
 
 
-def _free_name(directory: epath.Path, stem: str) -> epath.Path:
+def _set_aside(step: epath.Path, why: CheckpointError) -> None:
     n = 0
-    while (path := directory / f"{stem}-{n}").exists():
+    while (renamed := step.parent / f"{step.name}.corrupt-{n}").exists():
         n += 1
-    return path
-
-
-class CheckpointMismatch(CheckpointError):
-    """An intact checkpoint that holds something else than was asked for."""
+    try:
+        step.rename(renamed)
+    except OSError as error:
+        logger.error("%s It cannot be renamed (%s); the one before is used.", why, error)
+    else:
+        logger.error("%s Renamed to %s; the one before is used.", why, renamed.name)
 
 
 def restore(path: str | os.PathLike, template: Any) -> Restored:
@@ -204,25 +116,84 @@ def restore(path: str | os.PathLike, template: Any) -> Restored:
 
     Args:
       path: of the step's folder.
-      template: as in `restore_newest`; may be a part of the state, e.g. `{"params": ...}`.
+      template: as in `restore_newest`; may be a part of the state, e.g. `{"params": ...}`. In a run
+        of several processes all have to call it, with the same.
     Raises:
-      CheckpointMismatch: if names or shapes differ from the template, all of them named.
+      CheckpointMismatch: if names or shapes differ from the template, all of them named; if it was
+        written by a newer version.
       CheckpointError: if it is damaged.
+      OSError, MemoryError: as `restore_newest`.
     """
-    path = _folder(path)
+    path = absolute(path)
+    info, state = _together(lambda: _load(path, template))
+    prints = fingerprint(state)  # by all processes or by none: their devices take part
+    _together(lambda: _compare(path, info["fingerprint"], prints))
+    return Restored(state, int(info["step"]), info, str(path))
+
+
+def _together(attempt: Callable[[], _T]) -> _T:
+    """What `attempt` returns, if it succeeds in all processes; else they all raise alike."""
+    result, error = None, None
     try:
-        metadata = ocp.checkpointables_metadata(path)
-        info = dict(metadata.custom_metadata)
-        stored = _named_leaves(metadata.metadata["state"])
-        expected_prints, step, version = info["fingerprint"], int(info["step"]), info["format"]
-    except Exception as error:  # whatever Orbax makes of a damaged file
-        _raise_if_not_damage(error)
-        raise CheckpointError(f"{path} is damaged: {_root_cause(error)}.") from error
-    if version != FORMAT:
+        result = attempt()
+    except Exception as caught:
+        error = caught
+    severity = _severity(error)
+    outcomes = map(json.loads, all_gather_text("restore", json.dumps([severity, str(error)])))
+    worst, message = max(outcomes, key=lambda outcome: outcome[0])
+    if worst == 0:
+        return result
+    if severity == worst:
+        raise error
+    kind = {1: CheckpointError, 2: CheckpointMismatch, 3: RuntimeError}[worst]
+    raise kind(f"In another process: {message}")
+
+
+def _severity(error: Exception | None) -> int:
+    """0: none; 1: an older step may do; 2 and 3 end the run."""
+    if error is None:
+        return 0
+    if isinstance(error, CheckpointError):
+        return 1 + isinstance(error, CheckpointMismatch)
+    return 3
+
+
+def _load(path: epath.Path, template: Any) -> tuple[dict[str, Any], Any]:
+    """The info and the state; not compared with the fingerprints yet."""
+    info, stored = _read_header(path)
+    lacking = _LACKING[info["format"]]
+    wanted = {n: leaf for n, leaf in named_leaves(template).items() if n not in lacking}
+    _check_fits(path, named_leaves(stored), wanted, top=set(to_plain(template)))
+    with _damage_named(path):
+        loaded = named_leaves(orbax_files.read_tree(path, to_plain(wanted)))
+
+    def leaf(tree_path: tuple, like: jax.ShapeDtypeStruct) -> jax.Array:
+        name = path_name(tree_path)
+        if name in lacking:
+            return jnp.full(like.shape, lacking[name], like.dtype, device=like.sharding)
+        return loaded[name]
+
+    return info, jax.tree_util.tree_map_with_path(leaf, template)
+
+
+def _read_header(path: epath.Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The info of a checkpoint of a format that is known, and the tree that it holds."""
+    with _damage_named(path):
+        info, stored = orbax_files.read_header(path)
+        version, step, prints = info["format"], info["step"], info["fingerprint"]
+        if not (isinstance(version, int) and isinstance(step, int) and isinstance(prints, dict)):
+            raise TypeError(f"format {version!r}, step {step!r} in {orbax_files.METADATA_FILE}")
+    if version not in _LACKING:
         raise CheckpointMismatch(
-            f"{path} has format {version}, this version reads {FORMAT}; use a matching version."
+            f"{path} was written by a newer version (format {version}; this one reads up to "
+            f"{FORMAT}); use that version, or start with another workdir."
         )
-    wanted = _named_leaves(template)
+    return info, stored
+
+
+def _check_fits(
+    path: epath.Path, stored: Mapping[str, Any], wanted: Mapping[str, Any], top: set[str]
+) -> None:
     problems = [f"{name} is missing" for name in wanted if name not in stored]
     problems += [
         f"{name} is {tuple(stored[name].shape)} {stored[name].dtype} instead of "
@@ -231,7 +202,6 @@ def restore(path: str | os.PathLike, template: Any) -> Restored:
         if name in stored
         and (tuple(stored[name].shape), stored[name].dtype) != (tuple(leaf.shape), leaf.dtype)
     ]
-    top = set(_to_plain(template))
     problems += [
         f"{name} has no place"
         for name in stored
@@ -241,26 +211,19 @@ def restore(path: str | os.PathLike, template: Any) -> Restored:
         raise CheckpointMismatch(
             f"{path} holds another model or optimizer: {'; '.join(sorted(problems))}."
         )
-    context = ocp.Context()
-    context.pytree_options.loading.partial_load = True
-    try:
-        with context:
-            plain = ocp.load_checkpointables(path, {"state": _to_plain(template)})["state"]
-        state = _from_plain(plain, template)
-        found = fingerprint(state)
-    except Exception as error:
-        _raise_if_not_damage(error)
-        raise CheckpointError(f"{path} is damaged: {_root_cause(error)}.") from error
-    wrong = [name for name, value in found.items() if expected_prints.get(name) != value]
+
+
+def _compare(path: epath.Path, saved: Mapping[str, int], found: Mapping[str, int]) -> None:
+    # a leaf that the format lacks was never saved
+    wrong = [name for name, value in found.items() if saved.get(name, value) != value]
     if wrong:
         raise CheckpointError(f"{path} is damaged: {', '.join(wrong)} changed since it was saved.")
-    return Restored(state, step, info, str(path))
 
 
 def find_step(path: str | os.PathLike) -> epath.Path | None:
     """The folder of a step: `path` itself, or the newest of a workdir; None if it is neither."""
-    path = _folder(path)
-    if path.name.isdigit() and (path / "_CHECKPOINT_METADATA").exists():
+    path = absolute(path)
+    if path.name.isdigit() and (path / orbax_files.METADATA_FILE).exists():
         return path
     for directory in (path / "checkpoints", path):
         if (directory / "config.json").exists():  # a folder of Hugging Face's
@@ -273,20 +236,33 @@ def find_step(path: str | os.PathLike) -> epath.Path | None:
 def read_params(path: str | os.PathLike) -> tuple[dict[str, jax.Array], dict[str, Any]]:
     """The parameters of one checkpoint by path name ("encoder/output/kernel"), and its info.
 
+    They lie on the first device of this process. In a run of several processes all call it.
+
     Raises: CheckpointError if it is damaged.
     """
-    path = _folder(path)
+    path = absolute(path)
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+
+    def template() -> Any:
+        _, stored = _read_header(path)
+        with _damage_named(path):
+            return jax.tree.map(
+                lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here),
+                stored["params"],
+            )
+
+    restored = restore(path, {"params": _together(template)})
+    return named_leaves(restored.state["params"]), restored.info
+
+
+@contextlib.contextmanager
+def _damage_named(path: epath.Path) -> Iterator[None]:
+    """Whatever goes wrong while a file is read becomes one line about its checkpoint."""
     try:
-        stored = ocp.checkpointables_metadata(path).metadata["state"]["params"]
-        here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-        template = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), stored
-        )
+        yield
     except Exception as error:
         _raise_if_not_damage(error)
-        raise CheckpointError(f"{path} is damaged: {_root_cause(error)}.") from error
-    restored = restore(path, {"params": template})
-    return _named_leaves(restored.state["params"]), restored.info
+        raise CheckpointError(f"{path} is damaged: {failure_of(error).message}.") from error
 
 
 def _raise_if_not_damage(error: BaseException) -> None:
@@ -296,9 +272,3 @@ def _raise_if_not_damage(error: BaseException) -> None:
         if isinstance(cause, (MemoryError, PermissionError)) or "RESOURCE_EXHAUSTED" in str(cause):
             raise error
         cause = cause.__cause__ or cause.__context__
-
-
-def _root_cause(error: BaseException) -> str:
-    while (cause := error.__cause__ or error.__context__) is not None:
-        error = cause
-    return f"{type(error).__name__}: {error}".splitlines()[0][:300]

@@ -55,7 +55,7 @@ def exit_code(error: BaseException) -> int:
         return PREEMPTED
     if isinstance(error, FloatingPointError):
         return NON_FINITE
-    if _errno(error) in _DISK or isinstance(error, (TooManyBadClips, WorkdirInUse)):
+    if errno_of(error) in _DISK or isinstance(error, (TooManyBadClips, WorkdirInUse)):
         return SETTINGS
     if isinstance(error, (ValueError, TypeError)) and not _STATUS.match(str(error)):
         return SETTINGS
@@ -83,7 +83,8 @@ def _signal_of(code: int) -> signal.Signals | None:
     return {_SIGNAL + number: number for number in signal.Signals}.get(code)
 
 
-def _errno(error: BaseException) -> int | None:
+def errno_of(error: BaseException) -> int | None:
+    """The number of the operating system for what went wrong, also where a library hides it."""
     if isinstance(error, OSError):
         return error.errno
     found = _STATUS_ERRNO.search(str(error))

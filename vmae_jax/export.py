@@ -15,7 +15,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from vmae_jax import checkpoint, layouts
+from vmae_jax import checkpoint, layouts, saving
 from vmae_jax.atomic import write_file, write_files
 from vmae_jax.config import ORIGINAL_EPSILONS, SIZES, VideoMAEConfig
 from vmae_jax.hub import CONFIG_FILE
@@ -180,9 +180,9 @@ def save_run(core: VideoMAE, directory: str | os.PathLike) -> None:
     """
     if checkpoint.find_step(directory) is not None:
         raise FileExistsError(f"{directory} holds a checkpoint already; give another folder.")
-    checkpoints = checkpoint.Checkpoints(directory, keep=1)
+    checkpoints = saving.Checkpoints(directory, keep=1)
     checkpoints.save({"params": layouts.parameters(core)}, 0, {"model": core.config.to_dict()})
-    checkpoints.close()
+    checkpoints.wait()
 
 
 def _warn_of_epsilons(

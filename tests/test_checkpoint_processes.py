@@ -1,0 +1,199 @@
+"""Checkpoints of several processes: they agree on every step, and no fault of one is a hang."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import shutil
+import socket
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from vmae_jax import checkpoint, saving
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+ENVIRONMENT = {
+    **os.environ,
+    "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}",
+    "JAX_PLATFORMS": "cpu",
+    "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+}
+DEADLINE = 120  # seconds for all processes of one start
+
+PREAMBLE = """
+import json, pathlib, resource, sys, time
+import jax
+index, count, port = map(int, sys.argv[1:4])
+here = pathlib.Path(sys.argv[4])
+jax.distributed.initialize(
+    f"127.0.0.1:{port}", count, index, initialization_timeout=60, shutdown_timeout_seconds=15,
+    heartbeat_timeout_seconds=30, cluster_detection_method="deactivate",
+)
+import logging
+logging.basicConfig(format="LOG %(message)s", stream=sys.stdout, level=logging.INFO)
+for name in ("absl", "jax"):
+    logging.getLogger(name).setLevel(logging.WARNING)
+import numpy as np
+from test_checkpoint_processes import make_state, on_mesh, template, same
+from vmae_jax import checkpoint, orbax_files, saving
+mesh = jax.sharding.Mesh(np.asarray(jax.devices()), ("data",))
+def tell(**facts):
+    print("FACTS " + json.dumps(facts), flush=True)
+"""
+
+
+def make_state(seed: int) -> dict[str, np.ndarray]:
+    """On the host; the first axis of "kernel" is to be split over the devices."""
+    rng = np.random.default_rng(seed)
+    return {
+        "kernel": rng.standard_normal((8, 300, 41)).astype(np.float32),
+        "bias": rng.standard_normal(41).astype(np.float32),
+        "step": np.asarray(seed, np.int32),
+    }
+
+
+def shardings(mesh: jax.sharding.Mesh) -> dict[str, NamedSharding]:
+    whole = NamedSharding(mesh, PartitionSpec())
+    return {"kernel": NamedSharding(mesh, PartitionSpec("data")), "bias": whole, "step": whole}
+
+
+def on_mesh(state: dict[str, np.ndarray], mesh: jax.sharding.Mesh) -> dict[str, jax.Array]:
+    return {
+        name: jax.make_array_from_callback(
+            state[name].shape, sharding, lambda index, name=name: state[name][index]
+        )
+        for name, sharding in shardings(mesh).items()
+    }
+
+
+def template(mesh: jax.sharding.Mesh) -> dict[str, jax.ShapeDtypeStruct]:
+    state = make_state(0)
+    return {
+        name: jax.ShapeDtypeStruct(state[name].shape, state[name].dtype, sharding=sharding)
+        for name, sharding in shardings(mesh).items()
+    }
+
+
+def same(state: dict[str, jax.Array], expected: dict[str, np.ndarray]) -> bool:
+    """Whether each process holds, bit for bit, its parts of what was made on the host."""
+    return all(
+        np.array_equal(np.asarray(shard.data), expected[name][shard.index])
+        for name, array in state.items()
+        for shard in array.addressable_shards
+    )
+
+
+def run_processes(script: str, *arguments: object, count: int = 2) -> list[str]:
+    """The output of each; all have to end well, and in time."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", PREAMBLE + script, str(i), str(count), str(port),
+             *map(str, arguments)],
+            env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )
+        for i in range(count)
+    ]  # fmt: skip
+    outputs = []
+    deadline = time.monotonic() + DEADLINE
+    try:
+        for process in processes:
+            outputs.append(process.communicate(timeout=max(1, deadline - time.monotonic()))[0])
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0] * count, "\n".join(outputs)[-9000:]
+    return outputs
+
+
+def facts(output: str) -> list[dict]:
+    return [
+        json.loads(line.removeprefix("FACTS "))
+        for line in output.splitlines()
+        if line.startswith("FACTS ")
+    ]
+
+
+SAVE = """
+checkpoints = saving.Checkpoints(here / "two", keep=3)
+for step in (10, 20, 30):
+    checkpoints.save(on_mesh(make_state(step), mesh), step, {"config": {}})
+checkpoints.wait()
+restored = checkpoint.restore_newest(here / "one", template(mesh))  # of a single process
+tell(step=restored.step, same=same(restored.state, make_state(7)))
+"""
+
+FALL_BACK = """
+def read_tree(path, like, original=orbax_files.read_tree):
+    if index == 1 and path.name == "20":
+        raise ValueError("only this process cannot read it")
+    return original(path, like)
+orbax_files.read_tree = read_tree
+began = time.monotonic()
+restored = checkpoint.restore_newest(here / "two", template(mesh))
+tell(step=restored.step, same=same(restored.state, make_state(10)),
+     seconds=time.monotonic() - began, steps=checkpoint.saved_steps(here / "two"))
+
+# one of them cannot write any more: the files of a state are larger than this
+checkpoints = saving.Checkpoints(here / "two", keep=3)
+soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+if index == 1:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+checkpoints.save(on_mesh(make_state(40), mesh), 40, {})
+time.sleep(3)
+resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+began = time.monotonic()
+checkpoints.save(on_mesh(make_state(50), mesh), 50, {})
+checkpoints.wait()
+tell(steps=checkpoint.saved_steps(here / "two"), seconds=time.monotonic() - began,
+     left=sorted(p.name for p in (here / "two").iterdir() if not p.name.isdigit()))
+"""
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory) -> pathlib.Path:
+    """`one`: step 7 of this process; `two`: steps 10, 20, 30 of two processes."""
+    here = tmp_path_factory.mktemp("processes")
+    mesh = jax.sharding.Mesh(np.asarray(jax.devices()[:1]), ("data",))
+    checkpoints = saving.Checkpoints(here / "one", keep=1)
+    checkpoints.save(on_mesh(make_state(7), mesh), 7, {})
+    checkpoints.wait()
+    for output in run_processes(SAVE, here):
+        assert facts(output) == [{"step": 7, "same": True}]
+    return here
+
+
+def test_what_two_processes_save_one_restores(saved):
+    mesh = jax.sharding.Mesh(np.asarray(jax.devices()[:1]), ("data",))
+    assert checkpoint.saved_steps(saved / "two") == [10, 20, 30]
+    restored = checkpoint.restore_newest(saved / "two", template(mesh))
+    assert restored.step == 30
+    assert same(restored.state, make_state(30))
+
+
+def test_they_fall_back_to_the_same_step_and_a_failed_save_of_one_is_no_hang(saved, tmp_path):
+    shutil.copytree(saved / "two", tmp_path / "two")
+    # the part of the second process alone
+    (part,) = (tmp_path / "two" / "30").rglob("ocdbt.process_1")
+    victim = max(part.rglob("*"), key=lambda path: path.stat().st_size * path.is_file())
+    victim.write_bytes(victim.read_bytes()[:50])
+    outputs = run_processes(FALL_BACK, tmp_path)
+    for output in outputs:
+        restored, after = facts(output)
+        assert restored.pop("seconds") < 20
+        assert restored == {"step": 10, "same": True, "steps": [10]}
+        assert after.pop("seconds") < 30
+        assert after == {"steps": [10, 50], "left": ["20.corrupt-0", "30.corrupt-0"]}
+    lines = [line for line in outputs[0].splitlines() if line.startswith("LOG ")]
+    assert sum("30 is damaged" in line for line in lines) == 1
+    assert sum("only this process cannot read it" in line for line in lines) == 1
+    assert sum("checkpoint 40 was not saved" in line for line in lines) == 1

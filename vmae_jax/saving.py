@@ -1,0 +1,277 @@
+"""Writing the checkpoints of a run, in the background; `checkpoint` reads them.
+
+A save that fails costs one interval, not the run: it is said in one line, what it left is removed,
+and the next one is tried. Only the third in a row ends the run.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, TimeoutError
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from vmae_jax import orbax_files
+from vmae_jax.checkpoint import FORMAT
+from vmae_jax.distributed import all_gather_text
+from vmae_jax.fingerprints import start_fingerprint, to_plain
+from vmae_jax.retention import Retention
+from vmae_jax.step_folder import Failure, StepFolder, failure_of
+
+logger = logging.getLogger(__name__)
+
+MAX_FAILURES = 3  # in a row
+_PATIENCE = 5.0  # seconds between two looks at what the other processes say
+_LAST_PATIENCE = 60.0  # seconds for a save of several processes when one of them ends early
+
+
+class SaveFailed(OSError):
+    """No checkpoint could be written; `errno` is that of the last try, if it had one."""
+
+
+class LastSave(NamedTuple):
+    """What the last successful save took.
+
+    Attributes:
+      step: that it saved.
+      blocked: seconds for which training stood still.
+      background: seconds from then until it was on disk.
+    """
+
+    step: int
+    blocked: float
+    background: float
+
+
+class Checkpoints:
+    """The checkpoints of one run.
+
+    In a run of several processes all of them make one, and call `save` and `wait` for the same
+    steps. There may be one at a time for a folder, for it removes what unfinished saves left.
+
+    Attributes:
+      last_save: None before the first.
+      seconds_blocked: for which `save` and `wait` held up the training, all together.
+      seconds_in_background: of all saves.
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike,
+        *,
+        keep: int,
+        keep_every: int | None = None,
+        best_metric: str | None = None,
+        best_mode: str = "min",
+        keep_best: int = 1,
+    ):
+        """Opens the folder for writing.
+
+        Args:
+          directory: made if needed.
+          keep: newest checkpoints that are kept.
+          keep_every: steps that are multiples of it are kept for good; None for none.
+          best_metric: among those given to `save`, e.g. "held_out/loss"; None for none.
+          best_mode: "min" or "max", which of its values is best.
+          keep_best: checkpoints with the best values that are kept.
+        Raises:
+          ValueError: see `Retention`.
+          OSError: if nothing can be written there.
+        """
+        retention = Retention(keep, keep_every, keep_best, best_metric, best_mode)
+        self._folder = StepFolder(directory, retention)
+        self.last_save: LastSave | None = None
+        self.seconds_blocked = self.seconds_in_background = 0.0
+        self._failures = 0
+        self._pending: tuple[int, Future] | None = None
+        if jax.process_index() == 0:
+            self._folder.open()
+
+    def save(
+        self,
+        state: Any,
+        step: int,
+        info: Mapping[str, Any],
+        metrics: Mapping[str, float] | None = None,
+    ) -> None:
+        """Starts saving; the state may be donated right after. A step that is saved already stays.
+
+        Waits for the save before, if that still goes on.
+
+        Args:
+          state: a tree of arrays.
+          step: names the folder.
+          info: JSON that is saved with it.
+          metrics: likewise; what `best_metric` is looked for in.
+        Raises:
+          SaveFailed: if this is the third time in a row that nothing could be written.
+        """
+        started = time.perf_counter()
+        self._finish()
+        obstacle, operation = self._obstacle(step, state)
+        if isinstance(obstacle, Failure):
+            self._count_failure(step, obstacle)
+        elif not obstacle:
+            orbax_files.skip_operations(operation)
+            about = {**info, "format": FORMAT, "step": step, "metrics": dict(metrics or {})}
+            self._start(state, step, about, started)
+        self.seconds_blocked += time.perf_counter() - started
+
+    def wait(self) -> None:
+        """Waits until everything is on disk; before the run ends well.
+
+        Raises:
+          SaveFailed: if the last save failed.
+        """
+        started = time.perf_counter()
+        failure = self._finish()
+        self.seconds_blocked += time.perf_counter() - started
+        if failure is not None:
+            raise SaveFailed(failure.errno, f"the last checkpoint is missing: {failure.message}")
+
+    def close(self) -> None:
+        """Waits for a save in flight, and logs how it ended; closing again does nothing.
+
+        For runs that end in any way: it raises nothing, and waits for no other process for long.
+        """
+        if self._pending is None:
+            return
+        (step, future), self._pending = self._pending, None
+        try:
+            future.result(None if jax.process_count() == 1 else _LAST_PATIENCE)
+        except Exception as error:
+            logger.error("checkpoint %d was not saved: %s", step, failure_of(error).message)
+            if jax.process_count() == 1:
+                self._folder.remove_unfinished(step)
+
+    def check_room(self, state: Any) -> None:
+        """Logs a warning if the disk has no room for a checkpoint now.
+
+        Args:
+          state: arrays or `jax.ShapeDtypeStruct`.
+        """
+        failure = self._folder.lack_of_room(_num_bytes(state))
+        if failure is not None and jax.process_index() == 0:
+            logger.warning("%s", failure.message)
+
+    # How a save goes.
+
+    def _obstacle(self, step: int, state: Any) -> tuple[Failure | bool, int]:
+        """Why the step cannot be saved, or True if it need not be; and where to count on from.
+
+        Process 0 looks, so that all do the same.
+        """
+        mine: list = [None, orbax_files.operation()]
+        if jax.process_index() == 0:
+            mine[0] = self._folder.obstacle(step, _num_bytes(state))
+        said = [json.loads(text) for text in all_gather_text("save", json.dumps(mine))]
+        obstacle = said[0][0]
+        operation = max(operation for _, operation in said)
+        return (Failure(*obstacle) if isinstance(obstacle, list) else obstacle), operation
+
+    def _start(self, state: Any, step: int, about: dict[str, Any], started: float) -> None:
+        path, tree = self._folder.path(step), to_plain(state)
+        read_prints = start_fingerprint(state)
+        blocked: Future = Future()
+
+        def finish(wait: Callable[[], None]) -> None:
+            wait()
+            done = time.perf_counter()
+            moment = blocked.result()
+            self.last_save = LastSave(step, moment - started, done - moment)
+            self.seconds_in_background += done - moment
+            if jax.process_index() == 0:
+                logger.info(
+                    "checkpoint %d: %.2f s, and %.1f s in the background",
+                    step, self.last_save.blocked, self.last_save.background,
+                )  # fmt: skip
+                self._folder.tidy(step, about["metrics"])
+
+        def start() -> Callable[[], None]:
+            return orbax_files.start_save(path, tree, {**about, "fingerprint": read_prints()})
+
+        if jax.process_count() == 1:
+            # Orbax spends a millisecond an array on preparations: more than it takes to copy them
+            tree = jax.tree.map(_on_host, tree)
+            future = _in_background(lambda: finish(start()))
+        else:  # all processes have to meet, in the order in which they call
+            try:
+                wait = start()
+                future = _in_background(lambda: finish(wait))
+            except Exception as error:
+                future = Future()
+                future.set_exception(error)
+        blocked.set_result(time.perf_counter())
+        self._pending = step, future
+
+    def _finish(self) -> Failure | None:
+        """Waits for the save in flight, in all processes, and counts it if it failed in any."""
+        if self._pending is None:
+            return None
+        step, future = self._pending
+        while True:
+            failure: Failure | None = None
+            done = True
+            try:
+                # one that waits for a process that has failed would wait for minutes
+                future.result(None if jax.process_count() == 1 else _PATIENCE)
+            except TimeoutError as error:
+                done = future.done()
+                failure = failure_of(error) if done else None
+            except Exception as error:
+                failure = failure_of(error)
+            said = [json.loads(t) for t in all_gather_text("saved", json.dumps([done, failure]))]
+            failures = [Failure(*failure) for _, failure in said if failure is not None]
+            if failures or all(done for done, _ in said):
+                break
+        self._pending = None
+        if not failures:
+            self._failures = 0
+            return None
+        if jax.process_index() == 0:
+            self._folder.remove_unfinished(step)
+        self._count_failure(step, failures[0])
+        return failures[0]
+
+    def _count_failure(self, step: int, failure: Failure) -> None:
+        self._failures += 1
+        if self._failures == MAX_FAILURES:
+            raise SaveFailed(
+                failure.errno,
+                f"checkpoint {step} was not saved, the {MAX_FAILURES}rd failure in a row: "
+                f"{failure.message}",
+            )
+        if jax.process_index() == 0:
+            logger.error("checkpoint %d was not saved: %s", step, failure.message)
+
+
+def _on_host(x: jax.Array) -> np.ndarray:
+    """A copy that outlives the array."""
+    value = np.asarray(x)
+    is_view = next(iter(x.devices())).platform == "cpu"
+    return value.copy() if is_view else value
+
+
+def _in_background(work: Callable[[], None]) -> Future:
+    """Does it in a thread that a process does not wait for at its end."""
+    future: Future = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except Exception as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="checkpoint", daemon=True).start()
+    return future
+
+
+def _num_bytes(tree: Any) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
