@@ -1,0 +1,222 @@
+"""Plans a run for a machine that is not there: compiles its step, and reads off what it needs.
+
+Each compilation is a process of its own (`ahead_of_time.py`): a compiler that crashes, or is killed
+for its own memory, is an outcome like any other.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from vmae_jax import ahead_of_time, chips, config_file, roofline
+
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40, "P": 2**50}
+
+
+class Outcome(NamedTuple):
+    """Of one compilation.
+
+    Attributes:
+      status: "ok"; "too large" for the memory of the chip; "refused", as settings that cannot work;
+        "failed", with an error of the compiler; "crashed", by a signal.
+      facts: if it is ok.
+      message: if it is not.
+      needed: bytes that it would take, if the compiler says so: of everything, or of one kind.
+    """
+
+    status: str
+    facts: dict[str, Any] | None
+    message: str
+    needed: float | None
+
+
+def compile_step(path: str, overrides: Sequence[str], machine: chips.Topology) -> Outcome:
+    """Compiles a configuration's train step in a child process.
+
+    Args:
+      path, overrides: as `config_file.load` takes them.
+      machine: that it is for.
+    Raises:
+      ModuleNotFoundError: without the TPU compiler.
+    """
+    environment = {**os.environ, **ahead_of_time.environment(machine)}
+    with tempfile.TemporaryDirectory() as folder:
+        output = Path(folder, "facts.json")
+        command = [sys.executable, "-m", "vmae_jax.ahead_of_time", f"--output={output}"]
+        command += [f"--topology={machine.name}", f"--slices={machine.num_slices}"]
+        child = subprocess.run(
+            [*command, f"--config={path}", *overrides],
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            check=False,
+        )
+        result = json.loads(output.read_text("utf-8")) if output.exists() else {}
+    return outcome(result, child.returncode, child.stderr)
+
+
+def outcome(result: dict[str, Any], returncode: int, stderr: str) -> Outcome:
+    """What a child has to say, or its end."""
+    if "ok" in result:
+        return Outcome("ok", result["ok"], "", None)
+    if "refused" in result:
+        return Outcome("refused", None, result["refused"], None)
+    if "failed" in result:
+        message = result["failed"]
+        if re.search("RESOURCE_EXHAUSTED|Ran out of memory", message):
+            return Outcome("too large", None, message, needed_bytes(message))
+        return Outcome("failed", None, message, None)
+    tail = stderr.strip()[-1500:]
+    if returncode < 0:
+        name = signal.Signals(-returncode).name
+        hint = " (the machine may have run out of memory)" if name == "SIGKILL" else ""
+        return Outcome("crashed", None, f"the compiler ended with {name}{hint}: {tail}", None)
+    return Outcome("failed", None, f"the compiler's process ended with {returncode}: {tail}", None)
+
+
+def needed_bytes(message: str) -> float | None:
+    """Of a program that was too large, as the TPU compiler words it; None if it gives no size.
+
+    It names either all that the program takes ("Used 23.9G of 15.7G hbm") or its temporaries alone.
+    """
+    for pattern in (r"Used ([\d.]+)([KMGTP]?) of", r"required for [^(]*\(([\d.]+)([KMGTP]?)\)"):
+        if match := re.search(pattern, message):
+            return float(match[1]) * _UNITS[match[2]]
+    return None
+
+
+def usable(machine: chips.Topology, facts: dict[str, Any]) -> bool | None:
+    """Whether a compiled step fits. The TPU compiler refuses what does not; for GPUs it is held
+    against the memory of the device; None for CPUs."""
+    if machine.device.platform == "tpu":
+        return True
+    memory = machine.device.memory
+    return None if memory is None else peak_bytes(facts) <= memory
+
+
+def peak_bytes(facts: dict[str, Any]) -> int:
+    """Of a device, at the worst moment: program and data."""
+    return facts["memory"]["peak"] + facts["memory"]["generated_code"]
+
+
+def find_batch(
+    try_batch: Callable[[int], Outcome],
+    fits: Callable[[dict[str, Any]], bool | None],
+    memory: float,
+    *,
+    start: int,
+    say: Callable[[str], None],
+) -> tuple[int | None, dict[int, Outcome]]:
+    """The most clips on each device with which the step still fits.
+
+    What a step takes grows in proportion to its clips, so two sizes say nearly where the end is; a
+    few more find it. Sizes above 16 are tried in steps of a sixteenth of them.
+
+    Args:
+      try_batch: clips on each device -> outcome.
+      fits: facts -> whether they fit.
+      memory: bytes that there are.
+      start: clips to begin with.
+      say: told what is going on, a line at a time.
+    Returns:
+      Clips, or None if not even one clip fits; and all outcomes.
+    """
+    outcomes: dict[int, Outcome] = {}
+    low, high = 0, None  # fits; does not
+    guess = start
+    while high is None or high - low > max(1, low // 16):
+        say(f"{guess} clips a device: compiling ...")
+        result = outcomes[guess] = try_batch(guess)
+        if result.status == "ok" and fits(result.facts):
+            low = guess
+            say(f"{guess} clips a device: fits, {peak_bytes(result.facts) / chips.GiB:.2f} GiB")
+        elif result.status in ("ok", "too large"):
+            high = guess
+            size = peak_bytes(result.facts) if result.status == "ok" else result.needed
+            of = f", {size / chips.GiB:.2f} GiB" if size else ""
+            say(f"{guess} clips a device: too large{of}")
+        else:
+            say(f"{guess} clips a device: {result.status}: {result.message[:300]}")
+            break
+        guess = _next_guess(outcomes, low, high, memory)
+    return (low or None), outcomes
+
+
+def _next_guess(outcomes: dict[int, Outcome], low: int, high: int | None, memory: float) -> int:
+    """On the line through what the two largest that compiled take, but always between the ends."""
+    known = sorted((n, peak_bytes(x.facts)) for n, x in outcomes.items() if x.status == "ok")[-2:]
+    if len(known) < 2:
+        guess = 2 * low if high is None else (low + high) // 2
+    else:
+        (a, a_bytes), (b, b_bytes) = known
+        slope = max(1.0, (b_bytes - a_bytes) / (b - a))
+        guess = int(b + (memory - b_bytes) / slope)
+        if guess > 16:
+            guess -= guess % max(1, guess // 16)
+    ceiling = 4 * low if high is None else high - 1
+    return max(low + 1, min(guess, ceiling)) if low else max(1, min(guess, ceiling))
+
+
+def report(machine: chips.Topology, path: str, overrides: Sequence[str], result: Outcome) -> dict:
+    """All that is known of a plan, as JSON values; `plan_text.py` writes it for people."""
+    chip = machine.device
+    values = {
+        "topology": machine.name,
+        "slices": machine.num_slices,
+        "chip": machine.chip,
+        "num_devices": machine.num_devices,
+        "num_chips": machine.num_chips,
+        "config": path,
+        "overrides": list(overrides),
+        "status": result.status,
+        "message": result.message,
+        "needed_bytes": result.needed,
+        "usable_bytes": chip.memory,
+        "estimated": estimated(machine),
+        "facts": result.facts,
+        "roofline": None,
+        "fits": None,
+    }
+    if result.facts is not None:
+        values["roofline"] = roofline.estimate(result.facts, chip, machine.num_chips)
+        values["fits"] = usable(machine, result.facts)
+    return values
+
+
+def estimated(machine: chips.Topology) -> list[str]:
+    """What of a plan is no more than an estimate, in words."""
+    notes = []
+    if machine.device.flops is not None:
+        notes.append(
+            "times: bounds from data sheets; the bytes of activations to and from memory are rough"
+        )
+    if machine.device.platform != "tpu":
+        notes.append(
+            "memory: temporaries as XLA plans them for CPUs, with attention spelled out; arguments "
+            "are exact"
+        )
+        notes.append("collectives: those of the program for CPUs, where bf16 sums travel as fp32")
+    return notes
+
+
+def batch_override(path: str, overrides: Sequence[str], machine: chips.Topology) -> Callable:
+    """clips on each device -> the override that gives a global batch of that many."""
+    config = config_file.load(path, overrides)
+    ways = machine.num_devices // max(1, config.mesh.tensor)
+    unit = config.data.repeat * config.optimizer.accumulation
+
+    def override(clips: int) -> str:
+        return f"--config.data.batch_size={clips * ways * unit}"
+
+    return override
