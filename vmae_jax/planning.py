@@ -117,6 +117,7 @@ def find_batch(
     *,
     start: int,
     say: Callable[[str], None],
+    unit: int = 1,
 ) -> tuple[int | None, dict[int, Outcome]]:
     """The most clips on each device with which the step still fits.
 
@@ -124,48 +125,49 @@ def find_batch(
     few more find it. Sizes above 16 are tried in steps of a sixteenth of them.
 
     Args:
-      try_batch: clips on each device -> outcome.
+      try_batch: units of clips on each device -> outcome.
       fits: facts -> whether they fit.
       memory: bytes that there are.
-      start: clips to begin with.
+      start: units to begin with.
       say: told what is going on, a line at a time.
+      unit: clips that must stay together.
     Returns:
-      Clips, or None if not even one clip fits; and all outcomes.
+      Units, or None if not even one fits; and all outcomes.
     """
     outcomes: dict[int, Outcome] = {}
     low, high = 0, None  # fits; does not
     guess = start
     while high is None or high - low > max(1, low // 16):
-        say(f"{guess} clips a device: compiling ...")
+        clips_here = f"{guess * unit} clips a device"
+        say(f"{clips_here}: compiling ...")
         result = outcomes[guess] = try_batch(guess)
         if result.status == "ok" and fits(result.facts):
             low = guess
-            say(f"{guess} clips a device: fits, {peak_bytes(result.facts) / chips.GiB:.2f} GiB")
+            say(f"{clips_here}: fits, {peak_bytes(result.facts) / chips.GiB:.2f} GiB")
         elif result.status in ("ok", "too large"):
             high = guess
             size = peak_bytes(result.facts) if result.status == "ok" else result.needed
             of = f", {size / chips.GiB:.2f} GiB" if size else ""
-            say(f"{guess} clips a device: too large{of}")
+            say(f"{clips_here}: too large{of}")
         else:
-            say(f"{guess} clips a device: {result.status}: {result.message[:300]}")
+            say(f"{clips_here}: {result.status}: {result.message[:300]}")
             break
         guess = _next_guess(outcomes, low, high, memory)
     return (low or None), outcomes
 
 
 def _next_guess(outcomes: dict[int, Outcome], low: int, high: int | None, memory: float) -> int:
-    """On the line through what the two largest that compiled take, but always between the ends."""
+    """On the line through what the two largest that compiled take, but always between the ends; or,
+    where that was tried, the next size up, to see that it is the end."""
     known = sorted((n, peak_bytes(x.facts)) for n, x in outcomes.items() if x.status == "ok")[-2:]
     if len(known) < 2:
         guess = 2 * low if high is None else (low + high) // 2
     else:
         (a, a_bytes), (b, b_bytes) = known
-        slope = max(1.0, (b_bytes - a_bytes) / (b - a))
-        guess = int(b + (memory - b_bytes) / slope)
-        if guess > 16:
-            guess -= guess % max(1, guess // 16)
-    ceiling = 4 * low if high is None else high - 1
-    return max(low + 1, min(guess, ceiling)) if low else max(1, min(guess, ceiling))
+        guess = int(b + (memory - b_bytes) * (b - a) / max(1, b_bytes - a_bytes))
+        guess -= guess % max(1, guess // 16)
+    guess = max(guess, low + max(1, low // 16))
+    return guess if high is None else min(guess, high - 1)
 
 
 def report(machine: chips.Topology, path: str, overrides: Sequence[str], result: Outcome) -> dict:
@@ -210,13 +212,12 @@ def estimated(machine: chips.Topology) -> list[str]:
     return notes
 
 
-def batch_override(path: str, overrides: Sequence[str], machine: chips.Topology) -> Callable:
-    """clips on each device -> the override that gives a global batch of that many."""
+def batches(
+    path: str, overrides: Sequence[str], machine: chips.Topology
+) -> tuple[int, Callable[[int], str]]:
+    """How many clips must stay together on a device, and units of so many on each device -> the
+    override that gives a global batch of them."""
     config = config_file.load(path, overrides)
     ways = machine.num_devices // max(1, config.mesh.tensor)
     unit = config.data.repeat * config.optimizer.accumulation
-
-    def override(clips: int) -> str:
-        return f"--config.data.batch_size={clips * ways * unit}"
-
-    return override
+    return unit, lambda units: f"--config.data.batch_size={units * unit * ways}"

@@ -74,16 +74,16 @@ def _largest(
     if memory is None:
         raise ValueError(f"--find-batch: {machine.name} has no memory of its own to fill.")
     overrides = [x for x in overrides if not x.startswith("--config.data.batch_size=")]
-    override = planning.batch_override(path, overrides, machine)
+    unit, override = planning.batches(path, overrides, machine)
     started = time.monotonic()
-
-    clips, outcomes = planning.find_batch(
+    units, outcomes = planning.find_batch(
         lambda n: planning.compile_step(path, [*overrides, override(n)], machine),
         lambda facts: planning.usable(machine, facts),
         memory,
-        start=8,
+        start=max(1, 8 // unit),
         say=lambda line: print(f"[{time.monotonic() - started:.0f} s] {line}", flush=True),
+        unit=unit,
     )
-    if clips is None:
-        clips = min(outcomes)
-    return [*overrides, override(clips)], outcomes[clips]
+    if units is None:
+        units = min(outcomes)
+    return [*overrides, override(units)], outcomes[units]
