@@ -43,8 +43,8 @@ def get_config() -> ConfigDict:
     compute.attention = "xla"  # or "cudnn" on NVIDIA GPUs
     compute.remat = "none"  # or "attention", "full": less memory for more arithmetic
 
-    # The mesh (vmae_jax.sharding): how many ways the devices split what. Their product is the number
-    # of devices; `python -m vmae_jax plan` finds out what fits.
+    # The mesh (vmae_jax.sharding): how many ways the devices split what; the product is their
+    # number. `python -m vmae_jax plan` finds out what fits.
     config.mesh = mesh = ConfigDict()
     mesh.data = placeholder(int)  # clips; None: all devices that the others leave
     mesh.fsdp = 1  # clips, and large parameters with their optimizer state
