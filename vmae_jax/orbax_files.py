@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -21,6 +23,7 @@ METADATA_FILE = "_CHECKPOINT_METADATA"
 COMMIT_FILE = "commit_success.txt"  # the last file that is written
 TEMPORARY = ".orbax-checkpoint-tmp"  # follows the name of a step that is being written
 _STATE = "state"
+_ORBAX = re.compile(r"[/\\]orbax[/\\]checkpoint[/\\]")
 _T = TypeVar("_T")
 
 # Where the processes of a save wait for one another, in this order.
@@ -34,13 +37,16 @@ _BARRIERS = (
 )
 
 
-def _is_ours(record: logging.LogRecord) -> bool:
-    return "/orbax/" not in record.pathname
+def _is_not_from_orbax(record: logging.LogRecord) -> bool:
+    frame = sys._getframe()
+    while frame is not None and not _ORBAX.search(frame.f_code.co_filename):
+        frame = frame.f_back
+    return frame is None
 
 
 # Whatever goes wrong in Orbax is raised as well, and said in one line by those who called it; its
 # own account of a damaged file fills screens.
-logging.getLogger("absl").addFilter(_is_ours)
+logging.getLogger("absl").addFilter(_is_not_from_orbax)
 
 
 def start_save(
