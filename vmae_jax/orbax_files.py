@@ -7,10 +7,12 @@ made, fails if any step in it is damaged, and deletes what others are writing.
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import re
 import sys
-from collections.abc import Callable, Mapping
+import traceback
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import jax
@@ -92,7 +94,7 @@ def read_header(path: epath.Path) -> tuple[dict[str, Any], dict[str, Any]]:
     Raises:
       Exception: whatever Orbax makes of a damaged file.
     """
-    with _alone():
+    with _quietly(), _alone():
         metadata = ocp.checkpointables_metadata(path)
     return dict(metadata.custom_metadata), metadata.metadata[_STATE]
 
@@ -108,7 +110,7 @@ def read_tree(path: epath.Path, template: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
       Exception: whatever Orbax makes of a damaged file.
     """
-    with _alone():
+    with _quietly(), _alone():
         tree = ocp.load_checkpointables(path, {_STATE: template})[_STATE]
     for leaf in jax.tree.leaves(tree):  # Orbax hands back the template's leaf for a name it lacks
         if not isinstance(leaf, jax.Array):
@@ -125,6 +127,29 @@ def skip_operations(until: int) -> None:
     """Counts up: processes that have not loaded equally often would wait for one another."""
     while operation() < until:
         synchronization.OperationIdGenerator.next_operation_id()
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Lets an error through, and nothing else.
+
+    The other reads that were under way end nowhere, which asyncio and uvloop report at length, as
+    soon as the error lets go of them.
+    """
+    asyncio_logger, hook = logging.getLogger("asyncio"), sys.unraisablehook
+    was_disabled = asyncio_logger.disabled
+    asyncio_logger.disabled, sys.unraisablehook = True, lambda unraisable: None
+    try:
+        yield
+    except Exception as error:
+        cause: BaseException | None = error
+        while cause is not None:
+            traceback.clear_frames(cause.__traceback__)
+            cause = cause.__cause__ or cause.__context__
+        gc.collect()
+        raise
+    finally:
+        asyncio_logger.disabled, sys.unraisablehook = was_disabled, hook
 
 
 def _release_others(number: int) -> None:

@@ -19,7 +19,7 @@ import numpy as np
 
 from vmae_jax import orbax_files
 from vmae_jax.background import Background
-from vmae_jax.checkpoint import FORMAT
+from vmae_jax.checkpoint import FORMAT, checksum, describe_arrays
 from vmae_jax.distributed import all_gather_text
 from vmae_jax.fingerprints import start_fingerprint, to_plain
 from vmae_jax.retention import Retention
@@ -123,7 +123,13 @@ class Checkpoints:
             self._last_failure = None
         else:
             orbax_files.skip_operations(operation)
-            about = {**info, "format": FORMAT, "step": step, "metrics": dict(metrics or {})}
+            about = {
+                **info,
+                "format": FORMAT,
+                "step": step,
+                "metrics": dict(metrics or {}),
+                "arrays": describe_arrays(state),
+            }
             self._start(state, step, about, started)
         self.seconds_blocked += time.perf_counter() - started
 
@@ -200,7 +206,8 @@ class Checkpoints:
                 self._folder.tidy(step, about["metrics"])
 
         def start() -> Callable[[], None]:
-            return orbax_files.start_save(path, tree, {**about, "fingerprint": read_prints()})
+            whole = {**about, "fingerprint": read_prints()}
+            return orbax_files.start_save(path, tree, {**whole, "checksum": checksum(whole)})
 
         if jax.process_count() == 1:
             # Orbax spends a millisecond an array on preparations: more than it takes to copy them
