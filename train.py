@@ -46,7 +46,7 @@ from vmae_jax.reconstruction import gain, psnr, reconstruct
 from vmae_jax.run_control import Preempted, Preemption, StuckWatchdog
 from vmae_jax.supervisor import newest_step, supervise
 from vmae_jax.videomae import VideoMAE
-from vmae_jax.vit import Compute
+from vmae_jax.vit import Compute, resolve_attention
 from vmae_jax.workdir_lock import lock_workdir
 from vmae_jax.writer import MetricWriter, Progress
 
@@ -60,7 +60,7 @@ def main(config: ConfigDict, workdir: str) -> dict[str, float]:
     scheduler wants the machine.
     """
     model_config = make_model_config(config)
-    compute = Compute(**config.compute)
+    compute, attention_line = resolve_attention(Compute(**config.compute), model_config)
     objective = objectives.make_objective(**config.objective)
 
     run = config.run
@@ -131,6 +131,7 @@ def main(config: ConfigDict, workdir: str) -> dict[str, float]:
         )
         ending.callback(batches.close)
         log_start(config, model_config, state, samples, held_out, schedule, mesh, restored)
+        logger.info(attention_line)
         rate = input_probe.measure(samples.group, samples.repeat)
         logger.info("input: %s", rate.line(config.data.num_threads))
 

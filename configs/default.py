@@ -40,7 +40,8 @@ def get_config() -> ConfigDict:
     compute.dtype = "bfloat16"  # of activations and matrix products; or "float32"
     compute.param_dtype = "float32"
     compute.precision = "highest"  # of fp32 matrix products
-    compute.attention = "xla"  # or "cudnn" on NVIDIA GPUs
+    # the fused kernel of the platform and dtype, if there is one; or "xla", "cudnn", "splash"
+    compute.attention = "auto"
     compute.remat = "none"  # or "attention", "full": less memory for more arithmetic
 
     # The objective: a name in vmae_jax.objectives.OBJECTIVES, and its options.
