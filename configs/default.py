@@ -51,8 +51,8 @@ def get_config() -> ConfigDict:
     mesh.fsdp = 1  # clips, and large parameters with their optimizer state
     mesh.tensor = 1  # heads and the width of the MLPs
 
-    # An encoder to start with: a workdir of ours, a step of it, or what VideoMAEModel.from_pretrained
-    # takes. Everything else starts fresh; "" for all.
+    # An encoder to start with: a workdir of ours, a step of it, or whatever else
+    # VideoMAEModel.from_pretrained takes; the rest of the model starts fresh. "": all of it does.
     config.init = ConfigDict()
     config.init.checkpoint = ""
 

@@ -158,7 +158,7 @@ def differences(ours, theirs) -> tuple[float, float]:
 
 
 def small_step(**changes):
-    """(state, a step that may be told which batches are poisoned, per-step metrics)."""
+    """(a state, a step whose loss is multiplied by the batch's "factor")."""
     schedule = optim.Schedule(1e-2, 1e-4, 2, 20)
     optimizer = optim.make_optimizer(
         schedule, weight_decay=0.05, betas=(0.9, 0.95), eps=1e-8, clip_norm=None
@@ -166,7 +166,7 @@ def small_step(**changes):
     objective = objectives.make_objective("pretraining", mask_ratio=MASK_RATIO)
 
     def poisoned(model, batch, key):
-        loss, metrics = objective(model, {"video": batch["video"]}, key)
+        loss, _ = objective(model, {"video": batch["video"]}, key)
         loss = loss * jnp.mean(batch["factor"])
         return loss, {"loss": loss}
 
