@@ -11,6 +11,7 @@ import contextlib
 import functools
 import json
 import logging
+import math
 import os
 import sys
 import time
@@ -25,8 +26,8 @@ from flax import nnx
 from ml_collections import ConfigDict, config_flags
 
 import vmae_jax
-from vmae_jax import pictures, sharding, training
-from vmae_jax.checkpoint import Checkpoints, Restored, restore_newest
+from vmae_jax import assembly, distributed, pictures, sharding, training
+from vmae_jax.checkpoint import Restored, read_newest, restore_newest
 from vmae_jax.config import VideoMAEConfig
 from vmae_jax.data import input_probe, loader
 from vmae_jax.data.bad_clips import BadClips
@@ -39,11 +40,20 @@ from vmae_jax.data.samples import (
     bad_clips_file,
 )
 from vmae_jax.data.sources import VideoSource, cached
-from vmae_jax.exit_codes import CRASH, describe, exit_code
+from vmae_jax.data.storage import local_folder
+from vmae_jax.distributed import is_main
+from vmae_jax.exit_codes import CRASH, DONE, describe, exit_code
+from vmae_jax.fingerprints import fingerprint
+from vmae_jax.goodput import Goodput
+from vmae_jax.health import Health
+from vmae_jax.initial_params import initial_params
 from vmae_jax.masking import MASKS
+from vmae_jax.profiling import Profile
 from vmae_jax.reconstruction import gain, psnr, reconstruct
 from vmae_jax.run_control import Preempted, Preemption, StuckWatchdog
+from vmae_jax.saving import Checkpoints
 from vmae_jax.supervisor import newest_step, supervise
+from vmae_jax.workdir import check_workdir, write_run_config
 from vmae_jax.workdir_lock import lock_workdir
 from vmae_jax.writer import MetricWriter, Progress
 
@@ -67,77 +77,87 @@ def main(
       ValueError: for settings that cannot work, before anything is written.
     """
     run, data = config.run, config.data
-    tracer = Profile(profile, os.path.join(workdir, "profile"))
     # Training samples are a function of their number, held-out clips never change.
     samples, held_out = open_samples(config, workdir)
     steps = assembly.make_steps(config, num_records=len(samples.source))
     mesh, num_steps = steps.mesh, steps.schedule.num_steps
     with contextlib.ExitStack() as ending:  # undone in reverse, however the run ends
+        ending.callback(samples.close)
+        if held_out is not None:
+            ending.callback(held_out.close)
         ending.enter_context(jax.set_mesh(mesh))
+        tracer = ending.enter_context(Profile(profile, os.path.join(workdir, "profile")))
         jax.eval_shape(steps.train, steps.state, steps.batch)  # what cannot work shows here
-        distributed.check_same("the run's configuration", config.to_json_best_effort())
+        distributed.check_same("the run's configuration", config.to_json_best_effort(indent=0))
         if is_main():
             ending.enter_context(lock_workdir(workdir))
-            check_workdir(workdir, config_dict(config), force=force)
+        check_workdir(workdir, as_dict(config), force=force)
+        keep_compiled_programs(run.compilation_cache or os.path.join(workdir, "compiled"))
 
         # The state: restored, or made where it will live.
-        goodput = Goodput(workdir)
-        with goodput.time("start"):
-            checkpoint_dir = os.path.join(workdir, "checkpoints")
-            restored = restore_newest(checkpoint_dir, steps.state)
-            state = restored.state if restored else fresh_state(config, steps)
-            start_step = restored.step if restored else 0
-            record = describe_run(config, steps.model, restored)
-            checkpoints = Checkpoints(checkpoint_dir, **checkpoint_policy(run))
-            ending.callback(checkpoints.close)
-            writer = MetricWriter(workdir, start_step=start_step)
+        checkpoint_dir = os.path.join(workdir, "checkpoints")
+        restored = restore_newest(checkpoint_dir, steps.state)
+        state = restored.state if restored else fresh_state(config, steps)
+        start_step = restored.step if restored else 0
+        checkpoints = Checkpoints(checkpoint_dir, **retention(run))
+        ending.callback(checkpoints.close)
+        checkpoints.check_room(state)
+        record = describe_run(config, steps.model, restored)
+
+        # What is written besides, by one process; and the data from here on.
+        goodput = Goodput(workdir if is_main() else None, start_step)
+        ending.callback(goodput.close)
+        writer = MetricWriter(workdir, start_step=start_step) if is_main() else None
+        if writer is not None:
             ending.callback(writer.close)
-            ending.callback(samples.close)
-            if held_out is not None:
-                ending.callback(held_out.close)
-            batches = loader.training_batches(
-                samples,
-                data.batch_size,
-                start_step=start_step,
-                rows=sharding.local_rows(mesh, data.batch_size // data.repeat),
-                num_threads=data.num_threads,
-                prefetch_batches=data.prefetch_batches,
-            )
-            ending.callback(batches.close)
-            log_start(config, steps, samples, held_out, restored)
-            rate = input_probe.measure(samples.group, samples.repeat)
-            logger.info("input: %s", rate.line(data.num_threads))
+            write_run_config(workdir, record["config"])
+        batches = loader.training_batches(
+            samples,
+            data.batch_size,
+            start_step=start_step,
+            rows=sharding.local_rows(mesh, data.batch_size // data.repeat),
+            num_threads=data.num_threads,
+            prefetch_batches=data.prefetch_batches,
+        )
+        ending.callback(batches.close)
+        log_start(config, steps, samples, held_out, restored)
+        rate = input_probe.measure(samples.group, samples.repeat)
+        logger.info("input: %s", rate.line(data.num_threads))
+        with goodput.time("compile"):
+            compile_steps(steps, state)
 
         health = Health(
             workdir if is_main() else None,
             max_streak=run.max_skipped_in_a_row,
             gather=functools.partial(distributed.all_gather_text, "health"),
-            saved_step=lambda: checkpoints.latest,
+            saved_step=lambda: newest_step(checkpoint_dir),
         )
-        progress = Progress(start_step=start_step, num_steps=num_steps, batch_size=data.batch_size)
+        progress = Progress(
+            goodput, start_step=start_step, num_steps=num_steps, batch_size=data.batch_size
+        )
         held_out_metrics: dict[str, float] = {}
         advised = preempted = False
         preemption = ending.enter_context(Preemption(jax.process_count()))
         watchdog = ending.enter_context(StuckWatchdog(run.step_timeout))
+        ending.enter_context(distributed.end_all_on_error())  # innermost: nothing below may wait
         if restored and restored.info.get("evaluation_owed"):
-            held_out_metrics = evaluate(steps, state.params, held_out, config)
+            with goodput.time("evaluate"):
+                held_out_metrics = evaluate(steps, state.params, held_out, config)
             log_held_out(writer, start_step, held_out_metrics)
         for step in range(start_step + 1, num_steps + 1):  # counts batches once done
             tracer.before(step)
             asked = time.perf_counter()
             batch = next(batches)
-            if health.idle():  # the devices stood idle meanwhile
-                progress.add_wait(time.perf_counter() - asked)
+            # time counts as waiting if the devices stood idle meanwhile
+            waited = time.perf_counter() - asked if health.idle() else 0.0
 
             with jax.transfer_guard("disallow"):  # nothing is copied unless it is said here
                 arrays = sharding.to_devices({name: batch[name] for name in steps.batch}, mesh)
                 state, metrics = steps.train(state, arrays)
                 health.add(step, metrics, batch["clip_id"])
 
-            if step == start_step + 1:
-                health.metrics()
-                logger.info("the train step is compiled (%.0f s)", progress.restart(step))
-            tracer.after(step, lambda: health.metrics())
+            tracer.after(step, health.metrics)
+            goodput.step(step, waited)
             watchdog.alive()
             preempted = preemption.requested(step)
             logs, evaluates, saves = (
@@ -147,28 +167,31 @@ def main(
             saves |= preempted
             if logs:
                 floats = health.metrics() | progress.report(step) | {"bad_clips": samples.bad_count}
-                writer.write(step, floats)
-                logger.info(progress.line(step, floats))
+                log_step(writer, progress, step, floats)
+                goodput.write()
                 if not advised and (hint := input_probe.advice(floats, data)):
                     logger.info(hint)
                     advised = True
             owed = evaluates and preempted  # it takes longer than the scheduler may wait
             if evaluates and not owed:
-                with progress.pause(), watchdog.paused():
+                with goodput.time("evaluate"), watchdog.paused():
                     held_out_metrics = evaluate(steps, state.params, held_out, config)
                 log_held_out(writer, step, held_out_metrics)
             if saves:
-                with progress.pause(), watchdog.paused():
-                    checkpoints.save(state, step, {**record, "evaluation_owed": owed})
+                measured = held_out_metrics if evaluates and not owed else None
+                with goodput.time("save"), watchdog.paused():
+                    checkpoints.save(state, step, {**record, "evaluation_owed": owed}, measured)
             if preempted:
                 break
         health.metrics()
-        with watchdog.paused():
-            checkpoints.close()  # here, where a second signal cannot cut it short
+        with goodput.time("save"), watchdog.paused():
+            checkpoints.wait()  # here, where a second signal cannot cut it short
+        logger.info("%s", goodput.line())
         if preempted and step < num_steps:
             raise Preempted(step)
         if run.picture_clips:
-            draw(steps, state.params, held_out, config, workdir)
+            with goodput.time("evaluate"):
+                draw(steps, state.params, held_out, config, workdir)
     return held_out_metrics
 
 
@@ -178,7 +201,7 @@ def due(step: int, every: int, last: bool) -> bool:
 
 
 def open_samples(
-    config: ConfigDict, workdir: str
+    config: ConfigDict, workdir: str | None
 ) -> tuple[PretrainingSamples, HeldOutSamples | None]:
     """The training samples, and the held-out ones if the run looks at any."""
     data, run = config.data, config.run
@@ -186,14 +209,15 @@ def open_samples(
     clip = (model.num_frames, data.frame_stride, model.frame_size)
     source = open_source(config, "train")
     source.check_serves(data.frame_stride)
-    bad = BadClips(bad_clips_file(workdir), len(source), data.max_bad_share)
+    listed = None if workdir is None else bad_clips_file(workdir)
+    bad = BadClips(listed, len(source), data.max_bad_share)
     make = RandomClip(source, *clip, data.repeat, data.resize, data.canvas_size)
     samples = PretrainingSamples(make, config.seed, bad_clips=bad, timeout=data.decode_timeout)
     if not run.eval_every_steps and not run.picture_clips:
         return samples, None
     source = open_source(config, "held_out")
     source.check_serves(data.frame_stride)
-    bad = BadClips(bad_clips_file(workdir), len(source), data.max_bad_share)
+    bad = BadClips(listed, len(source), data.max_bad_share)
     held_out = HeldOutSamples(
         CentreClip(source, *clip, data.resize),
         bad_clips=bad if data.skip_bad_held_out else None,
@@ -215,41 +239,54 @@ def describe_run(
 ) -> dict[str, Any]:
     """What is saved with every checkpoint: configuration, model, and where the weights come
     from."""
-    run_config = json.loads(config.to_json_best_effort())
     start = {
         "step": restored.step if restored else 0,
         "vmae_jax": vmae_jax.__version__,
         "jax": jax.__version__,
+        "processes": jax.process_count(),
+        "devices": jax.device_count(),
     }
-    lineage = {"run": uuid.uuid4().hex, "starts": []}
+    lineage = {"run": uuid.uuid4().hex, "parent": config.init.checkpoint or None, "starts": []}
     if restored:
         lineage = restored.info["lineage"]
-        before, now = _flat(restored.info["config"]), _flat(run_config)
-        for name in sorted(set(before) | set(now)):
-            if before.get(name) != now.get(name):
-                logger.warning(
-                    "%s was %s when the checkpoint was saved and is %s now",
-                    name, before.get(name), now.get(name),
-                )  # fmt: skip
     lineage = {**lineage, "starts": [*lineage["starts"], start]}
-    return {"config": run_config, "model": model.to_dict(), "lineage": lineage}
+    return {"config": as_dict(config), "model": model.to_dict(), "lineage": lineage}
 
 
-def _flat(tree: dict, prefix: str = "") -> dict[str, Any]:
-    flat = {}
-    for name, value in tree.items():
-        flat |= (
-            _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-        )
-    return flat
+def keep_compiled_programs(folder: str) -> None:
+    """A restart finds its programs there instead of compiling them again."""
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        jax.config.update("jax_compilation_cache_dir", folder)
+
+
+def compile_steps(steps: assembly.Steps, state: training.TrainState) -> None:
+    """Before the first step, so that its time and memory are known; calls find the program."""
+    started = time.perf_counter()
+    memory = steps.train.lower(state, steps.batch).compile().memory_analysis()
+    fingerprint(state)  # or the first save would wait for its compilation
+    logger.info(
+        "compiled in %.0f s; a step takes %.2f GiB on each device",
+        time.perf_counter() - started, memory.peak_memory_in_bytes / 2**30,
+    )  # fmt: skip
+
+
+def retention(run: ConfigDict) -> dict[str, Any]:
+    """Which checkpoints stay, as `Checkpoints` is told."""
+    best = {"best_metric": run.best_metric, "keep_best": run.keep_best} if run.keep_best else {}
+    return {"keep": run.keep_checkpoints, "keep_every": run.keep_every_steps, **best}
+
+
+def as_dict(config: ConfigDict) -> dict[str, Any]:
+    """What JSON holds of a configuration."""
+    return json.loads(config.to_json_best_effort())
 
 
 def fresh_state(config: ConfigDict, steps: assembly.Steps) -> training.TrainState:
-    """The state before the first step, of fresh weights or of those that the configuration names."""
+    """The state before the first step: fresh weights, or those that the configuration names."""
     state = steps.init()
     if not config.init.checkpoint:
         return state
-    params = initial_params(config.init.checkpoint, steps.state.params, fresh=state.params)
+    params, _ = initial_params(config.init.checkpoint, state.params, steps.model)
     return state._replace(params=params)
 
 
@@ -271,7 +308,7 @@ def log_start(config, steps, samples, held_out, restored) -> None:
         schedule.num_steps, schedule.warmup_steps, schedule.peak_lr, schedule.final_lr,
     )  # fmt: skip
     logger.info("%s", sharding.describe(steps.mesh, steps.state))
-    logger.info("attention: %s", steps.attention)
+    logger.info("%s", steps.attention)
     if (loss := zero_loss(config, steps.model)) is not None:
         logger.info("predicting zero would give a loss of %.4f", loss)
     if restored:
@@ -289,11 +326,41 @@ def zero_loss(config: ConfigDict, model: VideoMAEConfig) -> float | None:
     return (pixels - 1) / pixels
 
 
-def log_held_out(writer: MetricWriter, step: int, metrics: dict[str, float]) -> None:
+def log_step(
+    writer: MetricWriter | None, progress: Progress, step: int, metrics: dict[str, float]
+) -> None:
+    """To the files and the screen; JSON has no word for what is not finite."""
+    if writer is not None:
+        writer.write(step, {name: x for name, x in metrics.items() if math.isfinite(x)})
+    logger.info(progress.line(step, metrics))
+
+
+def log_held_out(writer: MetricWriter | None, step: int, metrics: dict[str, float]) -> None:
     """To the files and the screen: "held_out/loss 0.9534"."""
-    writer.write(step, metrics)
+    if writer is not None:
+        writer.write(step, metrics)
     text = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
     logger.info("held out at step %d: %s", step, text)
+
+
+def evaluate_newest(config: ConfigDict, workdir: str) -> dict[str, float]:
+    """Held-out metrics of the newest checkpoint of a workdir, which a trainer may be using.
+
+    Raises: CheckpointError if there is none.
+    """
+    samples, held_out = open_samples(config, None)
+    with contextlib.ExitStack() as ending:
+        ending.callback(samples.close)
+        steps = assembly.make_steps(config, num_records=len(samples.source))
+        if held_out is None:
+            raise ValueError("run.eval_every_steps=0 and run.picture_clips=0: nothing is held out.")
+        ending.callback(held_out.close)
+        ending.enter_context(jax.set_mesh(steps.mesh))
+        ending.enter_context(distributed.end_all_on_error())
+        restored = read_newest(os.path.join(workdir, "checkpoints"), {"params": steps.state.params})
+        metrics = evaluate(steps, restored.state["params"], held_out, config)
+        log_held_out(None, restored.step, metrics)
+    return metrics
 
 
 def evaluate(
@@ -359,17 +426,62 @@ def draw(
 
 flags_config = config_flags.DEFINE_config_file("config", None, "The run's configuration file.")
 flags_workdir = flags.DEFINE_string("workdir", None, "Folder of checkpoints, metrics, pictures.")
+flags_distributed = flags.DEFINE_string(
+    "distributed",
+    "off",
+    "Processes of the run: off (this one is all), auto (as the cluster says: TPU VM, SLURM, GKE, "
+    "Open MPI), or host:port,num_processes,process_index.",
+)
 flags_supervise = flags.DEFINE_integer(
     "supervise",
     0,
     "Start the run again, up to so many times in a row without progress, when it is preempted or "
     "crashes. Exit codes: vmae_jax/exit_codes.py.",
 )
+flags_evaluate = flags.DEFINE_bool(
+    "evaluate", False, "Only measure the newest checkpoint on the held-out clips."
+)
+flags_force = flags.DEFINE_bool(
+    "force", False, "Go on in a workdir whose run had other settings. They are logged."
+)
+flags_profile = flags.DEFINE_string(
+    "profile", "", "Trace these steps, first:last, to <workdir>/profile."
+)
 
 
 def _run(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {argv[1:]}")
+    _set_up_log()
+    config, workdir = flags_config.value, flags_workdir.value
+    if flags_supervise.value:
+        code = supervise(
+            [sys.executable, *sys.argv, "--supervise=0"],
+            restarts=flags_supervise.value,
+            progress=functools.partial(newest_step, os.path.join(workdir, "checkpoints")),
+        )
+        sys.exit(code)
+    code = DONE
+    try:
+        distributed.start(flags_distributed.value)
+        if not is_main():  # one of them speaks
+            logging.getLogger("train").setLevel(logging.WARNING)
+            logging.getLogger("vmae_jax").setLevel(logging.WARNING)
+        distributed.check_devices()
+        if flags_evaluate.value:
+            evaluate_newest(config, workdir)
+        else:
+            main(config, workdir, force=flags_force.value, profile=flags_profile.value)
+    except Exception as error:
+        code = exit_code(error)
+        if code == CRASH:
+            traceback.print_exc()
+        else:
+            logger.error("%s: %s", describe(code), " ".join(str(error).split()))
+    distributed.end(code)
+
+
+def _set_up_log() -> None:
     logging.basicConfig(
         format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stdout, force=True
     )
@@ -380,25 +492,6 @@ def _run(argv: list[str]) -> None:
         ("vmae_jax", logging.INFO),
     ):
         logging.getLogger(name).setLevel(level)
-    if flags_supervise.value:
-        command = [sys.executable, *sys.argv, "--supervise=0"]
-        checkpoints = os.path.join(flags_workdir.value, "checkpoints")
-        sys.exit(
-            supervise(
-                command,
-                restarts=flags_supervise.value,
-                progress=functools.partial(newest_step, checkpoints),
-            )
-        )
-    try:
-        main(flags_config.value, flags_workdir.value)
-    except Exception as error:
-        code = exit_code(error)
-        if code == CRASH:
-            traceback.print_exc()
-        else:
-            logger.error("%s: %s", describe(code), " ".join(str(error).split()))
-        sys.exit(code)
 
 
 if __name__ == "__main__":

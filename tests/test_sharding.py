@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import PartitionSpec
 
 from vmae_jax import sharding
 
@@ -62,14 +62,17 @@ def mesh_of(data, fsdp, tensor):
     )
 
 
+IN, OUT = "params/encoder/intermediate/kernel", "params/encoder/output/kernel"
+
+
 @pytest.mark.parametrize(
     ("path", "shape", "mesh", "expected"),
     [
         # ViT-L: the largest free axis, never the layers
-        ("params/encoder/intermediate/kernel", (24, 1024, 4096), (1, 4, 1), (None, None, "fsdp")),
-        ("params/encoder/intermediate/kernel", (24, 1024, 4096), (1, 4, 2), (None, "fsdp", "tensor")),
-        ("params/encoder/output/kernel", (24, 4096, 1024), (1, 4, 2), (None, "tensor", "fsdp")),
-        ("opt_state/adam/mu/encoder/output/kernel", (24, 4096, 1024), (1, 4, 1), (None, "fsdp", None)),
+        (IN, (24, 1024, 4096), (1, 4, 1), (None, None, "fsdp")),
+        (IN, (24, 1024, 4096), (1, 4, 2), (None, "fsdp", "tensor")),
+        (OUT, (24, 4096, 1024), (1, 4, 2), (None, "tensor", "fsdp")),
+        (f"opt_state/adam/mu/{OUT}", (24, 4096, 1024), (1, 4, 1), (None, "fsdp", None)),
         (
             "params/encoder/attention/qkv/kernel", (24, 1024, 3, 16, 64), (1, 4, 2),
             (None, "fsdp", None, "tensor", None),
@@ -84,7 +87,7 @@ def mesh_of(data, fsdp, tensor):
         # too small to be worth gathering: 64 x 64 x 4 bytes
         ("params/decoder/intermediate/kernel", (4, 64, 64), (1, 4, 1), (None, None, None)),
         # no axis divides by five
-        ("params/encoder/intermediate/kernel", (24, 1024, 4096), (1, 5, 1), (None, None, None)),
+        (IN, (24, 1024, 4096), (1, 5, 1), (None, None, None)),
         ("params/embeddings/kernel", (1536, 1024), (1, 4, 2), ("fsdp", None)),
         ("opt_state/adam/count", (), (1, 4, 2), ()),
     ],
@@ -98,7 +101,7 @@ def test_the_rule(path, shape, mesh, expected):
     [
         ({"fsdp": 3}, r"mesh\.fsdp=3.* the 8 devices.* data=2, fsdp=4, tensor=1"),
         ({"data": 4}, r"mesh\.data=4.*nearest possible mesh is data=8, fsdp=1, tensor=1"),
-        ({"tensor": 8, "heads": (12, 6)}, r"divisor of the heads, 12 and 6.*data=4, fsdp=1, tensor=2"),
+        ({"tensor": 8, "heads": (12, 6)}, r"the heads, 12 and 6.*data=4, fsdp=1, tensor=2"),
         ({"data": 0}, "data=8"),
         ({"fsdp": -1}, "data=8, fsdp=1"),
     ],
@@ -136,15 +139,17 @@ def test_without_a_mesh_nothing_moves():
 
 
 def test_the_table_says_what_lies_where():
-    mesh = sharding.make_mesh(devices=jax.devices()[:1])
-    assert isinstance(mesh, Mesh)
-    state = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding.replicated(mesh)),
-        {"params": {"encoder": {"kernel": np.zeros((2, 300, 5), np.float32)}}},
+    devices = [SimpleNamespace(id=i, platform="cpu", device_kind="cpu") for i in range(8)]
+    grid = np.array(devices, object).reshape(2, 2, 2)
+    mesh = SimpleNamespace(
+        shape=dict(zip(sharding.AXES, (2, 2, 2), strict=True)), devices=grid, size=8
     )
-    text = sharding.describe(mesh, state)
-    assert "mesh: data 1 x fsdp 1 x tensor 1 (1 x cpu)" in text
-    assert "encoder/kernel  2 x 300 x 5  copied             12,000" in text
+    split = SimpleNamespace(spec=(None, "fsdp", None), shard_shape=lambda shape: (2, 150, 5))
+    leaf = SimpleNamespace(shape=(2, 300, 5), dtype=np.dtype(np.float32), sharding=split)
+    text = sharding.describe(mesh, {"params": {"encoder": {"kernel": leaf}}})
+    assert "mesh: data 2 x fsdp 2 x tensor 2 (8 x cpu)" in text
+    assert "encoder/kernel  2 x 300 x 5  -, fsdp, -              6,000" in text
+    assert "all of params   0.0 MiB                              6,000" in text
 
 
 def test_a_host_brings_the_rows_that_its_devices_hold():

@@ -1,8 +1,8 @@
 """Looks at every step's numbers, two steps late, so that the devices never wait for the host.
 
-A step whose loss or gradient is not finite has changed nothing (`training.train_step` sees to that);
-here it is counted and named, and a streak of them ends the run. Spikes of loss and gradient norm
-are recorded with the clips that caused them.
+A step whose loss or gradient is not finite has changed nothing (`training.train_step` sees to
+that); here it is counted and named, and a streak of them ends the run. Spikes of loss and gradient
+norm are recorded with the clips that caused them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
-from etils import epath
+
+from vmae_jax.appended_file import read_if_there
+from vmae_jax.data.storage import join, write_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -111,14 +113,14 @@ class Health:
         self._streak.clear()
         for name in _WATCHED:
             usual = self._usual[name]
-            if usual.is_exceeded_by(floats[name]):
+            if floats[name] > usual.limit():
                 self._record(
                     done,
                     f"{name} spike",
                     {name: floats[name], "usual": usual.mean},
                     logging.WARNING,
                 )
-            usual.add(floats[name])
+            usual.add(min(floats[name], usual.limit()))  # a spike must not hide the next one
 
     def _skipped(self, done: _Pending, floats: Mapping[str, float]) -> None:
         wrong = next((n for n in _WATCHED if not math.isfinite(floats[n])), "loss")
@@ -132,13 +134,13 @@ class Health:
         if floats["streak"] < self._max_streak:
             return
         path = self._write(f"nonfinite_step_{done.step}.json", self._streak, indent=2)
-        saved = self._saved_step()
+        saved = self._saved_step()  # 0 or None: there is none
         clips = [clip for record in self._streak for clip in record["clip_ids"]]
         raise NonFinite(
-            f"{wrong}={floats[wrong]} at step {done.step}, the last of {int(floats['streak'])} in a "
-            f"row (run.max_skipped_in_a_row={self._max_streak}). Their clips: {_few(clips)}"
+            f"{wrong}={floats[wrong]} at step {done.step}, the last of {int(floats['streak'])} in "
+            f"a row (run.max_skipped_in_a_row={self._max_streak}). Their clips: {_few(clips)}"
             f"{f' (all in {path})' if path else ''}. None of these steps changed the weights; the "
-            f"newest checkpoint is {'that of step ' + str(saved) if saved else 'none yet'}. Look at "
+            f"newest checkpoint is {f'that of step {saved}' if saved else 'none yet'}. Look at "
             "the clips; lower the learning rate (schedule.base_lr) or set optimizer.clip_norm."
         )
 
@@ -161,16 +163,16 @@ class Health:
     def _write(self, name: str, content: Any, indent: int | None = None) -> str | None:
         if self._folder is None:
             return None
-        path = epath.Path(self._folder) / name
+        path = join(os.fspath(self._folder), name)
         text = json.dumps(content, indent=indent) + "\n"
         try:
             # written whole, as object stores cannot append; these are rare lines
-            before = path.read_text() if indent is None and path.exists() else ""
-            path.write_text(before + text)
+            before = read_if_there(path) if indent is None else b""
+            write_bytes(path, before + text.encode())
         except OSError as error:  # a full disk must not end a run here
             logger.warning("%s could not be written (%s)", path, error)
             return None
-        return str(path)
+        return path
 
 
 class _Usual:
@@ -192,10 +194,12 @@ class _Usual:
         self.mean += share * change
         self._variance = (1 - share) * (self._variance + share * change**2)
 
-    def is_exceeded_by(self, value: float) -> bool:
-        limit = self.mean + self._DEVIATIONS * math.sqrt(self._variance)
-        # a number that hardly moves makes spikes of nothing
-        return self._count >= self._WARMUP and value > max(limit, 1.05 * self.mean)
+    def limit(self) -> float:
+        """What is above it is a spike."""
+        if self._count < self._WARMUP:
+            return math.inf
+        # a number that hardly moves would make spikes of nothing
+        return max(self.mean + self._DEVIATIONS * math.sqrt(self._variance), 1.05 * self.mean)
 
 
 def _few(clip_ids: Sequence[str]) -> str:

@@ -1,13 +1,13 @@
-"""Where arrays lie: one mesh, one rule for parameters and optimizer, clips split over the batch axes.
+"""Where arrays lie: one mesh, one rule for parameters and optimizer, clips over the batch axes.
 
-    axis     splits                                                  what crosses it
-    data     clips; may span slices, whose network is slow           gradients
-    fsdp     clips, and large parameters with their optimizer state  those parameters, their gradients
-    tensor   heads and the width of the MLPs                         activations, twice a block
+    axis     splits                                              what crosses it
+    data     clips; may span slices, whose network is slow       gradients
+    fsdp     clips, and large parameters with their optimizer    those parameters, their gradients
+    tensor   heads and the width of the MLPs                     activations, twice a block
 
-Parameters that fsdp splits are gathered where a block uses them and forgotten after; their gradients
-come back scattered. XLA would also find a program that moves activations instead, so both moves are
-written down (`gathered`, `split_clips`) rather than left to it. Without a mesh in context
+Parameters that fsdp splits are gathered where a block uses them and forgotten after; their
+gradients come back scattered. XLA would also find a program that moves activations instead, so both
+moves are written down (`gathered`, `split_clips`) rather than left to it. Without a mesh in context
 (`jax.set_mesh`) they do nothing, so a model runs anywhere.
 """
 
@@ -272,7 +272,8 @@ def to_devices(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Arr
 
 
 def describe(mesh: Mesh, state: Any) -> str:
-    """A table of who lies where: each parameter, and the bytes of a train state on one device.
+    """A table of who lies where: each parameter if anything is split, and the bytes of a train
+    state on one device.
 
     Args:
       state: a train state (or its shapes, with shardings).
@@ -286,7 +287,7 @@ def describe(mesh: Mesh, state: Any) -> str:
         part = totals.setdefault(name.split("/")[0], [0, 0])
         part[0] += math.prod(leaf.shape) * leaf.dtype.itemsize
         part[1] += here
-        if name.startswith("params/"):
+        if name.startswith("params/") and mesh.size > mesh.shape["data"]:
             shape = " x ".join(map(str, leaf.shape))
             axes = ", ".join("-" if axis is None else str(axis) for axis in leaf.sharding.spec)
             rows.append((name.removeprefix("params/"), shape, axes or "copied", f"{here:,}"))

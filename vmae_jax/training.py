@@ -98,8 +98,8 @@ def train_step(
       optimizer: takes parameters as its third argument.
       schedule: update -> learning rate, for the metrics only.
       seed: of the run.
-      accumulation: micro-batches whose gradients are averaged; they are drawn evenly from the batch,
-        and each clip has the random numbers that it would have in the whole.
+      accumulation: micro-batches whose gradients are averaged. Each device cuts its own clips, and
+        each clip has the random numbers that it would have in the whole.
     Returns:
       The state after it, and metrics, fp32 scalars: those of the objective, `grad_norm` (before any
       clipping), `learning_rate`; and the counters `skipped` and `streak`, int32.

@@ -2,9 +2,9 @@
 
 The global batch of step s holds the samples s*B to s*B + B - 1, and each host brings the rows of it
 that its devices hold. So the stream is the same for every number of threads and hosts, and a run
-resumes by its step number. Threads are enough: decoding and resizing release Python's lock, and what may crash
-is decoded in other processes anyway (`isolation`). The unit of work is a group: the R samples that
-are made of the same frames.
+resumes by its step number. Threads are enough: decoding and resizing release Python's lock, and
+what may crash is decoded in other processes anyway (`isolation`). The unit of work is a group: the
+R samples that are made of the same frames.
 
 Memory on a host: prefetch_batches of its batches and the one in use, T*H*W*C bytes for each clip.
 """

@@ -7,7 +7,9 @@ one.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import tempfile
 from collections.abc import Iterator
 
 
@@ -85,6 +87,25 @@ def write_bytes(path: str, data: bytes) -> None:
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
     with open(path, "wb") as file:
         file.write(data)
+
+
+@contextlib.contextmanager
+def local_folder(path: str) -> Iterator[str]:
+    """A folder of this machine to write files in: `path` itself, or where that is remote one whose
+    files are copied there at the end.
+
+    Raises:
+      OSError: if it cannot be written; remote file systems raise errors of their own besides.
+    """
+    if not is_remote(path):
+        os.makedirs(path, exist_ok=True)
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield folder
+        for name in list_files(folder):
+            file = os.path.join(folder, name)
+            write_bytes(join(path, name), read_bytes(file, os.path.getsize(file)))
 
 
 def read_text(path: str | None, max_bytes: int) -> str:
