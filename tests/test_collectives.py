@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from vmae_jax import collectives
-from vmae_jax.collectives import Shape
+from vmae_jax import collectives, hlo
+from vmae_jax.hlo import Shape
 
 # Two loops, one in the other (3 x 5 times), a conditional, an asynchronous gather, a fusion that is
 # a reduce-scatter, and a gather that is spread over two fusions.
@@ -84,8 +84,26 @@ StackFrames
   ROOT %lost = f32[4]{0} all-reduce(%a), replica_groups={}, to_apply=%add
 }
 
+%peeled_condition (p: (s32[], bf16[2])) -> pred[] {
+  %p = (s32[], bf16[2]{0}) parameter(0)
+  %i = s32[] get-tuple-element(%p), index=0
+  %twelve = s32[] constant(12)
+  ROOT %lt = pred[] compare(%i, %twelve), direction=LT
+}
+
+%peeled (p: (s32[], bf16[2])) -> (s32[], bf16[2]) {
+  %p = (s32[], bf16[2]{0}) parameter(0)
+  %send.1 = (bf16[2,8,128]{2,1,0:T(8,128)(2,1)}, u32[], token[]) send(%v, %t), channel_id=8, is_host_transfer=true, frontend_attributes={_xla_host_transfer_handler_name="xla_megascale_runtime",_xla_megascale_target="{1,2}x{0:3}",_xla_megascale_transfer_type="ALL_REDUCE"}
+  %send.2 = (f32[7]{0}, u32[], token[]) send(%v, %t), channel_id=9, is_host_transfer=true
+  ROOT %r = (s32[], bf16[2]{0}) tuple(%i, %v)
+}
+
 ENTRY %main (a: bf16[8]) -> bf16[8] {
   %a = bf16[8]{0} parameter(0)
+  %one = s32[]{:T(128)} constant(1)
+  %one_too = s32[]{:T(128)} copy(s32[]{:T(128)} %one)
+  %put_in = (s32[], bf16[2]{0}) tuple(%one_too, %a)
+  %while.3 = (s32[], bf16[2]{0}) while((s32[], bf16[2]{0}) %put_in), condition=%peeled_condition, body=%peeled
   %while.2 = (s32[], bf16[8]{0}) while(%t), condition=%outer_condition, body=%outer, backend_config={"known_trip_count":{"n":"3"}}
   %fusion.1 = bf16[4,4]{1,0} fusion(%g), kind=kCustom, calls=%all-reduce-scatter.1.clone, metadata={op_name="jit(step)/transpose(jvp())/dot_general" stack_frame_id=1}
   %fusion.2 = bf16[8,4]{1,0} fusion(%b), kind=kLoop, calls=%spread.1
@@ -106,8 +124,8 @@ def found():
 
 def test_all_that_run_are_found_and_each_once(found):
     assert sorted(kind for kind, _ in found) == [
-        "all-gather", "all-gather", "all-reduce", "collective-permute", "reduce-scatter",
-        "reduce-scatter",
+        "all-gather", "all-gather", "all-reduce", "all-reduce", "collective-permute",
+        "reduce-scatter", "reduce-scatter",
     ]  # fmt: skip
     assert len(collectives.find(PROGRAM)) == len(found)
 
@@ -118,6 +136,15 @@ def test_a_collective_in_two_loops_runs_as_often_as_their_product(found):
     assert inner.shapes == (Shape("bf16", (8,)), Shape("f32", ()))
     assert inner.groups == ((0, 1, 2, 3),)
     assert "transpose(jvp())" in inner.op_name
+
+
+def test_a_loop_that_begins_with_its_second_round_runs_once_less(found):
+    assert found["all-reduce", Shape("bf16", (2, 8, 128))].times == 11
+
+
+def test_slices_exchange_through_their_runtime(found):
+    between = [collective for collective in found.values() if collective.between_slices]
+    assert [x.shapes for x in between] == [(Shape("bf16", (2, 8, 128)),)]
 
 
 def test_the_source_is_the_innermost_line_of_ours(found):
@@ -168,6 +195,10 @@ def test_a_loop_that_does_not_say_how_often_it_runs_is_no_number():
         ("replica_groups=[2,4]<=[2,2,2]T(1,0,2)", ((0, 1, 4, 5), (2, 3, 6, 7))),
         ("replica_groups=mesh['a'=2,'b'=2] {'b'}", ((0, 1), (2, 3))),
         ("replica_groups=mesh['a'=2,'b'=2] {'a'}", ((0, 2), (1, 3))),
+        # devices 0 2 / 1 3
+        ("replica_groups=mesh['a'=2,'b'=2], device_ids=([2,2]T(1,0)) {'b'}, x", ((0, 2), (1, 3))),
+        ("replica_groups=mesh['a'=2,'b'=2], device_ids=(3,2,1,0) {'a'}", ((3, 1), (2, 0))),
+        ("replica_groups=mesh['a'=2,'b'=2] {'a','b'}", ((0, 1, 2, 3),)),
         ("replica_groups=mesh['a'=8] {'a':(1)2}", ((0, 4), (1, 5), (2, 6), (3, 7))),
         ("replica_groups=mesh['a'=8] {'a':(2)2}", ((0, 2), (1, 3), (4, 6), (5, 7))),
     ],
@@ -191,7 +222,7 @@ def test_groups_written_in_another_way_are_refused():
     ],
 )
 def test_shapes_have_their_bytes(text, shapes, num_bytes):
-    assert collectives.shapes(text) == shapes
+    assert hlo.shapes(text) == shapes
     assert sum(shape.num_bytes for shape in shapes) == num_bytes
 
 

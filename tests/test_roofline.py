@@ -19,7 +19,7 @@ MODEL = {
 FACTS = {
     "model": MODEL, "num_masked": 4, "remat": "none", "dtype": "bfloat16", "accumulation": 1,
     "mesh": {"data": 4, "fsdp": 1, "tensor": 1}, "clips_per_device": 8, "num_steps": 1000,
-    "state_bytes": {"params": 4000, "opt_state": 8000}, "parameters": 1000, "flows": [],
+    "attention": "xla", "state_bytes": {"params": 4000, "opt_state": 8000}, "parameters": 1000, "flows": [],
 }  # fmt: skip
 CHIP = Chip("tpu", 1e9, flops=1e9, bandwidth=1e9, link=1e6, far_link=1e3, unit=128)
 
@@ -54,6 +54,12 @@ def test_remat_does_again_what_the_backward_pass_needs():
     by_hand = sum(2 * n * d * (3 * d + n + d + 4 * d) for n, d in ((4, 256), (8, 128)))
     mix = sum(2 * n * n * d for n, d in ((4, 256), (8, 128)))
     assert extra == {"attention": by_hand, "full": by_hand + mix}
+    # scores are as large as the mix; a kernel that keeps none computes them in any case
+    none, some, all_ = (
+        roofline.step_flops(forward, remat, fused=True) - roofline.step_flops(forward, remat)
+        for remat in ("none", "attention", "full")
+    )
+    assert (none, some, all_) == (mix, 0, mix)
 
 
 def test_a_product_is_padded_to_whole_units():

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from vmae_jax import traffic
-from vmae_jax.collectives import Collective, Shape
+from vmae_jax.collectives import Collective
+from vmae_jax.hlo import Shape
 
 PARAMETERS = {
     "encoder/attention/qkv/kernel": (12, 768, 3, 12, 64),
@@ -18,11 +19,13 @@ BACKWARD = "jit(train_step)/transpose(jvp())/while/body/dot_general"
 FORWARD = "jit(train_step)/jvp()/while/body/convert_element_type"
 
 
-def flows(kind, shapes, op_name="", *, mesh=(2, 4, 1), groups=(), times=1, num_slices=1):
+def flows(
+    kind, shapes, op_name="", *, mesh=(2, 4, 1), groups=(), times=1, num_slices=1, between=False
+):
     sizes = dict(zip(traffic.AXES, mesh, strict=True))
     sides = traffic.parameter_sides(PARAMETERS, ("encoder", "decoder"), sizes)
     arrays = tuple(Shape(dtype, dims) for dtype, dims in shapes)
-    found = Collective(kind, arrays, times, groups, op_name, "")
+    found = Collective(kind, arrays, times, groups, between, op_name, "")
     return traffic.classify([found], sides, sizes, num_slices)
 
 
@@ -45,7 +48,8 @@ def classes(*args, **kwargs):
 )
 @pytest.mark.parametrize("dtype", ["bf16", "f32"])
 def test_what_has_a_parameters_sides_is_one_or_its_gradient(dims, dtype):
-    assert classes("all-gather", [(dtype, dims)], FORWARD) == ["parameters"]
+    fsdp = ((0, 1, 2, 3), (4, 5, 6, 7))
+    assert classes("all-gather", [(dtype, dims)], FORWARD, groups=fsdp) == ["parameters"]
     assert classes("all-reduce", [(dtype, dims)], BACKWARD) == ["gradients"]
     assert classes("reduce-scatter", [(dtype, dims)], BACKWARD) == ["gradients"]
 
@@ -116,3 +120,23 @@ def test_a_permutation_joins_those_it_passes_through():
     pairs = ((0, 1), (1, 2), (2, 3), (3, 0), (4, 5), (5, 4))
     (flow,) = flows("collective-permute", [("bf16", (384,))], FORWARD, groups=pairs)
     assert flow.group_size == 4
+
+
+def test_between_slices_gradients_travel_in_whole_tiles():
+    packed = [("bf16", (144, 8, 128))]
+    (flow,) = flows("all-reduce", packed, mesh=(4, 2, 1), num_slices=2, between=True)
+    assert (flow.what, flow.group_size, flow.slices, flow.axes) == ("gradients", 2, 2, ("data",))
+    within = {"mesh": (4, 2, 1), "num_slices": 2, "groups": ((0, 1, 2, 3), (4, 5, 6, 7))}
+    assert classes("all-gather", packed, **within) == ["gradients"]
+    # as anything else they are not known: in one slice, of integers, or moved about
+    assert classes("all-reduce", packed, mesh=(4, 2, 1)) == ["other"]
+    assert classes("all-gather", [("s32", (144, 8, 128))], **within) == ["other"]
+    assert classes("all-to-all", packed, **within) == ["other"]
+
+
+def test_what_is_gathered_along_data_is_the_rest_of_a_sum():
+    # no parameter is split by data
+    groups = ((0, 4), (1, 5), (2, 6), (3, 7))
+    assert classes("all-gather", [("bf16", (768, 3072))], groups=groups) == ["gradients"]
+    groups = ((0, 1, 2, 3), (4, 5, 6, 7))
+    assert classes("all-gather", [("bf16", (768, 3072))], groups=groups) == ["parameters"]

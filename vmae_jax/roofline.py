@@ -81,14 +81,23 @@ def _blocks(depth: int, tokens: int, width: int, heads: int, mlp: int) -> list[P
     ]
 
 
-def step_flops(forward: Iterable[Product], remat: str, unit: int = 1) -> int:
-    """FLOPs of a clip in a training step: forward, its gradients, and what remat computes again.
+def step_flops(
+    forward: Iterable[Product], remat: str, unit: int = 1, *, fused: bool = False
+) -> int:
+    """FLOPs of a clip in a training step: forward, its gradients, and what is computed again.
 
-    A product's gradient is two of its size. The embedding's input needs none.
+    A product's gradient is two of its size; the embedding's input needs none. A fused attention
+    kernel keeps no scores: its backward pass begins with computing them.
     """
-    return sum(
-        x.flops(unit) * ((2 if x.name == "embedding" else 3) + (remat in x.again)) for x in forward
-    )
+    total = 0
+    for x in forward:
+        times = 2 if x.name == "embedding" else 3
+        if x.name == "scores" and fused:
+            times += 1 + (remat == "full")
+        else:
+            times += remat in x.again
+        total += times * x.flops(unit)
+    return total
 
 
 # Numbers of each token that a pass of a block reads and writes in memory, per width: the norms and
@@ -171,7 +180,8 @@ def estimate(facts: Mapping[str, Any], chip: Chip, num_chips: int) -> dict[str, 
     tokens, num_masked = token_count(model), facts["num_masked"]
     forward = products(model, tokens, num_masked)
     least = step_flops(forward, "none")
-    done = step_flops(forward, facts["remat"], chip.unit)
+    fused = facts["attention"] in ("splash", "cudnn")
+    done = step_flops(forward, facts["remat"], chip.unit, fused=fused)
     clips = facts["clips_per_device"] / facts["mesh"]["tensor"]
     arithmetic = clips * done / chip.flops
     memory = memory_bytes(model, facts, tokens, num_masked) / chip.bandwidth

@@ -20,10 +20,12 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from vmae_jax.collectives import Collective, Shape
+from vmae_jax.collectives import Collective
+from vmae_jax.hlo import Shape
 
 CLASSES = ("gradients", "parameters", "scalars", "activations", "other")
 AXES = ("data", "fsdp", "tensor")  # sharding.AXES, which needs jax
+TILE = (8, 128)  # of a TPU's memory
 MAX_SCALARS = 16  # numbers; XLA puts a few scalars together
 
 
@@ -128,6 +130,8 @@ def classify(
     flows = []
     for collective in found:
         groups = collective.groups or (tuple(range(num_devices)),)
+        if collective.between_slices:
+            groups = _peers(num_devices, num_slices)
         if collective.kind == "collective-permute":
             groups = _chains(groups)
         axes = _axes(groups, mesh)
@@ -135,7 +139,7 @@ def classify(
         slices = max(len({device // per_slice for device in group}) for group in groups)
         parts: dict[str, list[Shape]] = collections.defaultdict(list)
         for shape in collective.shapes:
-            parts[_class(collective, shape, sides, axes)].append(shape)
+            parts[_class(collective, shape, sides, axes, num_slices)].append(shape)
         for what in sorted(parts, key=CLASSES.index):
             flows.append(
                 Flow(
@@ -155,17 +159,34 @@ def classify(
 
 
 def _class(
-    collective: Collective, shape: Shape, sides: set[tuple[int, ...]], axes: tuple[str, ...]
+    collective: Collective,
+    shape: Shape,
+    sides: set[tuple[int, ...]],
+    axes: tuple[str, ...],
+    num_slices: int,
 ) -> str:
     if shape.size <= 1 or (collective.kind == "all-reduce" and shape.size <= MAX_SCALARS):
         return "scalars"
-    floating = shape.dtype.startswith(("f", "bf"))
-    if floating and _sides(shape.dims) in sides:
-        # a sum of parameters means nothing, and gradients come from the backward pass
-        summed = collective.kind in ("all-reduce", "reduce-scatter")
+    if not shape.dtype.startswith(("f", "bf")):
+        return "other"
+    summed = collective.kind in ("all-reduce", "reduce-scatter")
+    if summed and collective.between_slices:  # data alone runs over slices: a sum over clips
+        return "gradients"
+    if _sides(shape.dims) in sides:
+        # a sum of parameters means nothing; and as data does not split them, what is gathered along
+        # it is the second half of a sum that was scattered first
         backward = "transpose(" in collective.op_name and collective.kind != "all-gather"
-        return "gradients" if summed or backward else "parameters"
-    return "activations" if floating and axes == ("tensor",) else "other"
+        return "gradients" if summed or backward or "data" in axes else "parameters"
+    if num_slices > 1 and shape.dims[1:] == TILE and "data" in axes:
+        # sums over slices are packed into whole tiles; those over clips are gradients
+        return "gradients" if summed or collective.kind == "all-gather" else "other"
+    return "activations" if axes == ("tensor",) else "other"
+
+
+def _peers(num_devices: int, num_slices: int) -> tuple[tuple[int, ...], ...]:
+    """Devices of the same place in each slice."""
+    per_slice = num_devices // num_slices
+    return tuple(tuple(range(i, num_devices, per_slice)) for i in range(per_slice))
 
 
 def _axes(groups: Sequence[Sequence[int]], mesh: Mapping[str, int]) -> tuple[str, ...]:
