@@ -19,7 +19,8 @@ MODEL = {
 FACTS = {
     "model": MODEL, "num_masked": 4, "remat": "none", "dtype": "bfloat16", "accumulation": 1,
     "mesh": {"data": 4, "fsdp": 1, "tensor": 1}, "clips_per_device": 8, "num_steps": 1000,
-    "attention": "xla", "state_bytes": {"params": 4000, "opt_state": 8000}, "parameters": 1000, "flows": [],
+    "state_bytes": {"params": 4000, "opt_state": 8000}, "parameters": 1000, "flows": [],
+    "attention": "xla",
 }  # fmt: skip
 CHIP = Chip("tpu", 1e9, flops=1e9, bandwidth=1e9, link=1e6, far_link=1e3, unit=128)
 
