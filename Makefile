@@ -1,11 +1,12 @@
 # make demo   sets up .venv, trains on real video, draws what the model reconstructs
 # make test   sets up .venv with the originals beside it, checks style, runs all tests
+# make plan-table  compiles the train step of every model for TPU pods; no TPU needed, takes an hour
 # make clean  removes the environment, never a run
 PYTHON ?= python3
 PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check
 WORKDIR ?= runs/demo
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint plan-table clean
 
 demo: .venv/run.done
 	.venv/bin/python train.py --config=configs/demo.py --workdir=$(WORKDIR)
@@ -16,6 +17,9 @@ test: .venv/dev.done lint
 lint: .venv/dev.done
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
+
+plan-table: .venv/dev.done
+	PYTHONPATH=. .venv/bin/python benchmarks/plan_table.py
 
 .venv/run.done: requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -51,6 +51,10 @@ def test_however_the_compiler_ends_it_is_an_outcome(result, returncode, status, 
         raise AssertionError(found.message)
 
 
+def size_of(facts):
+    return facts["size"]
+
+
 def compiler(fixed, per_clip, memory, tried):
     """Of a step that takes fixed + n * per_clip GiB."""
 
@@ -59,7 +63,7 @@ def compiler(fixed, per_clip, memory, tried):
         size = (fixed + n * per_clip) * GiB
         if size > memory * GiB:
             return Outcome("too large", None, "", size)
-        return Outcome("ok", {"memory": {"peak": int(size), "generated_code": 0}}, "", None)
+        return Outcome("ok", {"size": size}, "", None)
 
     return try_batch
 
@@ -71,8 +75,8 @@ def compiler(fixed, per_clip, memory, tried):
 def test_the_largest_batch_is_found_in_a_few_compilations(fixed, per_clip, memory):
     tried, said = [], []
     found, outcomes = planning.find_batch(
-        compiler(fixed, per_clip, memory, tried), lambda facts: True, memory * GiB, start=8,
-        say=said.append,
+        compiler(fixed, per_clip, memory, tried), lambda facts: True, size_of, memory * GiB,
+        start=8, say=said.append,
     )  # fmt: skip
     best = int((memory - fixed) / per_clip)
     assert best - max(1, best // 16) <= found <= best
@@ -84,7 +88,12 @@ def test_the_largest_batch_is_found_in_a_few_compilations(fixed, per_clip, memor
 def test_not_one_clip_fits():
     tried = []
     found, _ = planning.find_batch(
-        compiler(20, 1, 16, tried), lambda facts: True, 16 * GiB, start=8, say=lambda line: None
+        compiler(20, 1, 16, tried),
+        lambda facts: True,
+        size_of,
+        16 * GiB,
+        start=8,
+        say=lambda line: None,
     )
     assert found is None
     assert tried[-1] == 1
@@ -92,7 +101,7 @@ def test_not_one_clip_fits():
 
 def test_a_step_that_compiles_but_does_not_fit_is_too_large():
     found, _ = planning.find_batch(
-        compiler(1, 1, 1000, []), lambda facts: facts["memory"]["peak"] <= 10 * GiB, 10 * GiB,
+        compiler(1, 1, 1000, []), lambda facts: size_of(facts) <= 10 * GiB, size_of, 10 * GiB,
         start=4, say=lambda line: None,
     )  # fmt: skip
     assert found == 9
@@ -101,8 +110,8 @@ def test_a_step_that_compiles_but_does_not_fit_is_too_large():
 def test_other_failures_end_the_search():
     said = []
     found, outcomes = planning.find_batch(
-        lambda n: Outcome("crashed", None, "SIGSEGV", None), lambda facts: True, 16 * GiB, start=8,
-        say=said.append,
+        lambda n: Outcome("crashed", None, "SIGSEGV", None), lambda facts: True, size_of,
+        16 * GiB, start=8, say=said.append,
     )  # fmt: skip
     assert found is None
     assert list(outcomes) == [8]

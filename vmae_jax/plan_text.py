@@ -45,7 +45,6 @@ def _program(facts: Mapping[str, Any]) -> list[str]:
 
 def _memory(plan: Mapping[str, Any], facts: Mapping[str, Any]) -> list[str]:
     memory, state = facts["memory"], facts["state_bytes"]
-    peak = memory["peak"] + memory["generated_code"]
     rows = [
         ("parameters", state["params"]),
         ("optimizer", state["opt_state"]),
@@ -53,7 +52,7 @@ def _memory(plan: Mapping[str, Any], facts: Mapping[str, Any]) -> list[str]:
         ("temporaries", memory["temp"]),
         ("results in new memory", memory["output"] - memory["alias"]),
         ("program", memory["generated_code"]),
-        ("peak", peak),
+        ("peak", plan["peak_bytes"]),
     ]
     usable = plan["usable_bytes"]
     lines = ["memory of a device, GiB"]

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vmae_jax import ahead_of_time, chips, config_file, roofline
+from vmae_jax import ahead_of_time, chips, config_file, memory_estimate, roofline
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40, "P": 2**50}
 
@@ -97,22 +97,25 @@ def needed_bytes(message: str) -> float | None:
 
 
 def usable(machine: chips.Topology, facts: dict[str, Any]) -> bool | None:
-    """Whether a compiled step fits. The TPU compiler refuses what does not; for GPUs it is held
-    against the memory of the device; None for CPUs."""
+    """Whether a compiled step fits. The TPU compiler refuses what does not; for GPUs the estimate
+    is held against the memory of the device; None for CPUs."""
     if machine.device.platform == "tpu":
         return True
     memory = machine.device.memory
-    return None if memory is None else peak_bytes(facts) <= memory
+    return None if memory is None else peak_bytes(machine, facts) <= memory
 
 
-def peak_bytes(facts: dict[str, Any]) -> int:
-    """Of a device, at the worst moment: program and data."""
+def peak_bytes(machine: chips.Topology, facts: dict[str, Any]) -> float:
+    """Of a device, at the worst moment: program and data as compiled, or for GPUs as estimated."""
+    if machine.device.platform == "gpu":
+        return sum(memory_estimate.peak_bytes(facts).values())
     return facts["memory"]["peak"] + facts["memory"]["generated_code"]
 
 
 def find_batch(
     try_batch: Callable[[int], Outcome],
     fits: Callable[[dict[str, Any]], bool | None],
+    size_of: Callable[[dict[str, Any]], float],
     memory: float,
     *,
     start: int,
@@ -127,6 +130,7 @@ def find_batch(
     Args:
       try_batch: units of clips on each device -> outcome.
       fits: facts -> whether they fit.
+      size_of: facts -> bytes that the step takes.
       memory: bytes that there are.
       start: units to begin with.
       say: told what is going on, a line at a time.
@@ -143,23 +147,23 @@ def find_batch(
         result = outcomes[guess] = try_batch(guess)
         if result.status == "ok" and fits(result.facts):
             low = guess
-            say(f"{clips_here}: fits, {peak_bytes(result.facts) / chips.GiB:.2f} GiB")
+            say(f"{clips_here}: fits, {size_of(result.facts) / chips.GiB:.2f} GiB")
         elif result.status in ("ok", "too large"):
             high = guess
-            size = peak_bytes(result.facts) if result.status == "ok" else result.needed
+            size = size_of(result.facts) if result.status == "ok" else result.needed
             of = f", {size / chips.GiB:.2f} GiB" if size else ""
             say(f"{clips_here}: too large{of}")
         else:
             say(f"{clips_here}: {result.status}: {result.message[:300]}")
             break
-        guess = _next_guess(outcomes, low, high, memory)
+        known = [(n, size_of(x.facts)) for n, x in outcomes.items() if x.status == "ok"]
+        guess = _next_guess(sorted(known)[-2:], low, high, memory)
     return (low or None), outcomes
 
 
-def _next_guess(outcomes: dict[int, Outcome], low: int, high: int | None, memory: float) -> int:
-    """On the line through what the two largest that compiled take, but always between the ends; or,
+def _next_guess(known: list[tuple[int, float]], low: int, high: int | None, memory: float) -> int:
+    """On the line through two (units, bytes) that compiled, but always between the ends; or,
     where that was tried, the next size up, to see that it is the end."""
-    known = sorted((n, peak_bytes(x.facts)) for n, x in outcomes.items() if x.status == "ok")[-2:]
     if len(known) < 2:
         guess = 2 * low if high is None else (low + high) // 2
     else:
@@ -188,10 +192,12 @@ def report(machine: chips.Topology, path: str, overrides: Sequence[str], result:
         "estimated": estimated(machine),
         "facts": result.facts,
         "roofline": None,
+        "peak_bytes": None,
         "fits": None,
     }
     if result.facts is not None:
         values["roofline"] = roofline.estimate(result.facts, chip, machine.num_chips)
+        values["peak_bytes"] = peak_bytes(machine, result.facts)
         values["fits"] = usable(machine, result.facts)
     return values
 
@@ -203,11 +209,14 @@ def estimated(machine: chips.Topology) -> list[str]:
         notes.append(
             "times: bounds from data sheets; the bytes of activations to and from memory are rough"
         )
-    if machine.device.platform != "tpu":
+    if machine.device.platform == "gpu":
         notes.append(
-            "memory: temporaries as XLA plans them for CPUs, with attention spelled out; arguments "
-            "are exact"
+            "memory: arguments are exact, the peak is an estimate (vmae_jax/memory_estimate.py); "
+            "temporaries are those of the program for CPUs, with attention spelled out"
         )
+    if machine.device.platform == "cpu":
+        notes.append("memory: temporaries as XLA plans them for CPUs")
+    if machine.device.platform != "tpu":
         notes.append("collectives: those of the program for CPUs, where bf16 sums travel as fp32")
     return notes
 

@@ -79,6 +79,7 @@ def _largest(
     units, outcomes = planning.find_batch(
         lambda n: planning.compile_step(path, [*overrides, override(n)], machine),
         lambda facts: planning.usable(machine, facts),
+        lambda facts: planning.peak_bytes(machine, facts),
         memory,
         start=max(1, 8 // unit),
         say=lambda line: print(f"[{time.monotonic() - started:.0f} s] {line}", flush=True),
