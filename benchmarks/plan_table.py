@@ -21,7 +21,7 @@ from typing import NamedTuple
 from train_step import command_line, machine, versions, write_json
 
 from vmae_jax import chips, planning, traffic
-from vmae_jax.plan_text import mesh_text
+from vmae_jax.plan_text import duration, mesh_text
 
 GiB = chips.GiB
 RESULTS = Path(__file__).parent / "results"
@@ -127,11 +127,11 @@ def markdown(rows: list[dict]) -> str:
         "Made by `make plan-table`; a row is a compiled step, not a run. Memory: of a chip at the",
         "worst moment, of what the compiler lets programs use. Traffic: MiB that a chip has of",
         "what collectives carry in a step. Step and share of peak: if everything overlaps / if",
-        "networks overlap with nothing: bounds from data sheets, see `vmae_jax/roofline.py`. Days:",
-        "of the recipe's epochs with this batch, at those bounds; g: 800 epochs of Kinetics-400.",
+        "networks overlap with nothing: bounds from data sheets, see `vmae_jax/roofline.py`. Run: the",
+        "recipe's epochs with this batch, at those bounds; g: 800 epochs of Kinetics-400.",
         "",
         "| model | machine | mesh | remat | clips a chip (batch) | GiB of | gradients, parameters, "
-        "activations, other MiB | step at least, ms | of peak at most | days at least |",
+        "activations, other MiB | step at least, ms | of peak at most | run at least |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
@@ -159,7 +159,7 @@ def markdown(rows: list[dict]) -> str:
             ", ".join(f"{size:,.0f}" for size in carried),
             " / ".join(f"{1e3 * s:,.0f}" for s in bound["step_s"]),
             " / ".join(f"{100 * share:.0f} %" for share in bound["mfu"]),
-            " / ".join(f"{days:.1f}" for days in bound["days"]),
+            " / ".join(map(duration, bound["days"])),
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"

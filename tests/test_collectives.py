@@ -79,11 +79,6 @@ StackFrames
   ROOT %a = f32[4]{0} parameter(0)
 }
 
-%never_called (a: f32[4]) -> f32[4] {
-  %a = f32[4]{0} parameter(0)
-  ROOT %lost = f32[4]{0} all-reduce(%a), replica_groups={}, to_apply=%add
-}
-
 %peeled_condition (p: (s32[], bf16[2])) -> pred[] {
   %p = (s32[], bf16[2]{0}) parameter(0)
   %i = s32[] get-tuple-element(%p), index=0
@@ -111,6 +106,9 @@ ENTRY %main (a: bf16[8]) -> bf16[8] {
   %start = (f32[2]{0}, f32[8]{0}) all-gather-start(%c), channel_id=5, replica_groups=[2,2]<=[2,2]T(1,0), dimensions={0}
   %done = f32[8]{0} all-gather-done(%start)
   %scattered = f32[3]{0} reduce-scatter(%d), channel_id=6, replica_groups={{0,1},{2,3}}, dimensions={0}, to_apply=%add
+  %kernel = f32[8]{0} custom-call(%b), custom_call_target="tpu_custom_call", frontend_attributes={kernel_metadata={
+"notes":"{}"
+}}, metadata={op_name="jit(step)/kernel" stack_frame_id=1}
   %choice = f32[4]{0} conditional(%p, %e, %e), branch_computations={%taken, %not_taken}
   ROOT %r = bf16[8]{0} get-tuple-element(%while.2), index=1
 }
@@ -229,3 +227,15 @@ def test_shapes_have_their_bytes(text, shapes, num_bytes):
 def test_a_text_that_is_no_program_is_refused():
     with pytest.raises(ValueError, match="has no ENTRY"):
         collectives.find("hello")
+
+
+def test_what_nobody_seems_to_call_is_not_overlooked():
+    text = PROGRAM.replace("calls=%all-reduce-scatter.1.clone", "asks=%all-reduce-scatter.1.clone")
+    (fused,) = (c for c in collectives.find(text) if c.shapes[0].dims == (16, 4))
+    assert fused.times is None
+
+
+def test_a_collective_that_cannot_be_read_is_an_error():
+    text = PROGRAM.replace("  %scattered = f32[3]{0}", "  (odd) = f32[3]{0}")
+    with pytest.raises(ValueError, match="has 7 collectives, of which 6 were read"):
+        collectives.find(text)

@@ -34,7 +34,7 @@ class Collective(NamedTuple):
       kind: one of `KINDS`.
       shapes: of the arrays it carries: what a device has of each when all are together: the results
         (reduce-scatter: the operands).
-      times: how often a step runs it; None if a loop around it does not say how often it runs.
+      times: how often a step runs it; None if that cannot be told.
       groups: numbers of the devices that take part together; () stands for all in one.
       between_slices: each device exchanges with its peers in the other slices, over the network of
         the data centre. Such a one is a part of a collective over all slices: the others, within a
@@ -59,7 +59,7 @@ def find(text: str, package: str = "vmae_jax") -> list[Collective]:
       text: `jax.stages.Compiled.as_text()`.
       package: folder whose files count as ours, for `source`.
     Raises:
-      ValueError: if the text is no HLO module, or an instruction in it cannot be read.
+      ValueError: if the text is no HLO module, or something in it cannot be read.
     """
     computations, entry = hlo.computations(text)
     times = hlo.executions(computations, entry)
@@ -70,11 +70,14 @@ def find(text: str, package: str = "vmae_jax") -> list[Collective]:
         for callee, _ in hlo.calls([instruction], computations)
     }
     frames = hlo.Frames(text, package)
-    found, chains = [], set()
+    found, chains, num_read = [], set(), 0
     for name, instructions in computations.items():
-        for instruction in instructions if name in times else ():
+        for instruction in instructions:
             kind = _kind(instruction)
-            if kind is None or _is_repeated(instruction, chains):
+            if kind is None:
+                continue
+            num_read += instruction.opcode != "send"
+            if _is_repeated(instruction, chains):
                 continue
             origin = instruction.rest
             if "op_name=" not in origin and name in callers:
@@ -87,13 +90,16 @@ def find(text: str, package: str = "vmae_jax") -> list[Collective]:
                 Collective(
                     kind,
                     tuple(carried),
-                    times[name],
+                    times.get(name),  # nobody calls it: then a call was not understood
                     groups(instruction.rest),
                     instruction.opcode == "send",
                     op_name[1] if op_name else "",
                     frames.source(origin),
                 )
             )
+    written = len(re.findall(rf"^  .* = .*[\])}}] (?:{'|'.join(_STARTS)})\(", text, re.MULTILINE))
+    if num_read != written:
+        raise ValueError(f"the program has {written} collectives, of which {num_read} were read.")
     return found
 
 

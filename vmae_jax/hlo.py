@@ -73,15 +73,16 @@ def computations(text: str) -> tuple[dict[str, list[Instruction]], str]:
     found: dict[str, list[Instruction]] = {}
     entry = current = None
     for line in text.splitlines():
-        if line.startswith("  ") and current is not None:
-            if " = " in line:
+        if current is not None:
+            # a kernel's own metadata may go on over several lines, which begin with anything
+            if re.match(r"  (ROOT )?%?[\w.\-]+ = ", line):
                 found[current].append(_instruction(line))
+            elif line == "}" or line.startswith("}, execution_thread"):
+                current = None
         elif match := re.match(r"(ENTRY )?%?([\w.\-]+) \(.*\{$", line):
             current = match[2]
             found[current] = []
             entry = current if match[1] else entry
-        elif line.startswith("}"):
-            current = None
     if entry is None:
         raise ValueError(f"{text[:60]!r}... is no HLO module: it has no ENTRY computation.")
     return found, entry

@@ -30,6 +30,11 @@ def mesh_text(mesh: Mapping[str, int]) -> str:
     return split
 
 
+def duration(days: float) -> str:
+    """E.g. "3.2 days" or "5.1 hours"."""
+    return f"{days:.1f} days" if days >= 2 else f"{24 * days:.1f} hours"
+
+
 def _program(facts: Mapping[str, Any]) -> list[str]:
     kernels = f" ({facts['pallas_calls']} kernel calls)" if facts["pallas_calls"] else ""
     accumulation = facts["accumulation"]
@@ -104,6 +109,6 @@ def _speed(bound: Mapping[str, Any]) -> list[str]:
         f"at least: {', '.join(parts)}",
         f"step: {low * 1e3:,.1f} ms if all overlap, {high * 1e3:,.1f} ms if networks do not; "
         f"{bound['mfu'][0]:.1%} and {bound['mfu'][1]:.1%} of peak at most",
-        f"run: {num_steps:,} steps, {few:.2f} to {many:.2f} days, {hours[0]:,.0f} to "
-        f"{hours[1]:,.0f} chip-hours at least",
+        f"run: {num_steps:,} steps, at least {duration(few)} to {duration(many)}, "
+        f"{hours[0]:,.0f} to {hours[1]:,.0f} chip-hours",
     ]
