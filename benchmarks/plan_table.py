@@ -36,7 +36,7 @@ class Cell(NamedTuple):
       clips: on each chip.
       remat: as `compute.remat`.
       fsdp: as `mesh.fsdp`.
-      published: whether it is the recipe's own batch, for comparison.
+      recipe: whether it is the recipe's own batch, on a machine for it.
     """
 
     model: str
@@ -45,7 +45,7 @@ class Cell(NamedTuple):
     remat: str
     fsdp: int = 1
     slices: int = 1
-    published: bool = False
+    recipe: bool = False
 
     @property
     def key(self) -> str:
@@ -60,6 +60,7 @@ MODELS = {
     "B": (["--config=configs/pretrain_k400_b_800.py"], 64),
     "L": (["--config=configs/pretrain_k400_l.py"], 32),
     "H": (["--config=configs/pretrain_k400_h.py"], 16),
+    "B, 0.75 hidden": (["--config=configs/pretrain_ucf101_b.py"], 0),
     # V2's giant without its second mask, on Kinetics-400 for 800 epochs to have a length
     "g": (
         [
@@ -73,23 +74,32 @@ MODELS = {
     ),
 }
 CELLS = [
-    Cell("S", "v5e:16x16", 64, "attention"),
+    Cell("S", "v5e:16x16", 64, "none"),
     Cell("B", "v5e:16x16", 64, "attention"),
     Cell("L", "v5e:16x16", 32, "attention"),
     Cell("H", "v5e:16x16", 16, "attention", fsdp=4),
-    Cell("g", "v5e:16x16", 4, "attention", fsdp=16),
+    Cell("g", "v5e:16x16", 4, "attention", fsdp=8),
     Cell("B", "v5e:16x16", 64, "attention", slices=2),
     Cell("S", "v5p:4x4x4", 64, "none"),
     Cell("B", "v5p:4x4x4", 64, "none"),
     Cell("L", "v5p:4x4x4", 32, "none"),
     Cell("H", "v5p:4x4x4", 16, "none"),
     Cell("g", "v5p:4x4x4", 16, "attention"),
-    Cell("S", "v6e:16x16", 64, "attention"),
-    Cell("B", "v6e:16x16", 64, "attention"),
-    Cell("L", "v6e:16x16", 32, "attention"),
+    Cell("S", "v6e:16x16", 64, "none"),
+    Cell("B", "v6e:16x16", 64, "none"),
+    Cell("L", "v6e:16x16", 32, "none"),
     Cell("H", "v6e:16x16", 16, "attention"),
     Cell("g", "v6e:16x16", 8, "attention", fsdp=4),
-    Cell("B", "v5e:16x16", 8, "none", published=True),
+    Cell("S", "v5e:8x8", 16, "none", recipe=True),
+    Cell("B", "v5e:16x16", 8, "none", recipe=True),
+    Cell("L", "v5e:8x8", 8, "none", recipe=True),
+    Cell("H", "v5e:16x16", 4, "attention", fsdp=4, recipe=True),
+    Cell("B, 0.75 hidden", "v5e:4x4", 12, "none", recipe=True),
+    Cell("S", "v6e:4x4", 64, "none", recipe=True),
+    Cell("B", "v6e:8x8", 32, "none", recipe=True),
+    Cell("L", "v6e:4x4", 32, "none", recipe=True),
+    Cell("H", "v6e:8x8", 16, "attention", recipe=True),
+    Cell("B, 0.75 hidden", "v6e:2x4", 24, "none", recipe=True),
 ]
 
 
@@ -115,7 +125,7 @@ def plan(cell: Cell) -> dict:
 
 def is_good(row: dict) -> bool:
     """It fits with as many clips as it should, and sends nothing that it should not."""
-    enough = row["published"] or row["clips"] >= MODELS[row["model"]][1]
+    enough = row["recipe"] or row["clips"] >= MODELS[row["model"]][1]
     return bool(row["fits"]) and enough and not row["facts"]["not_expected"]
 
 
@@ -127,7 +137,7 @@ def markdown(rows: list[dict]) -> str:
         "Made by `make plan-table`; a row is a compiled step, not a run. Memory: of a chip at the",
         "worst moment, of what the compiler lets programs use. Traffic: MiB that a chip has of",
         "what collectives carry in a step. Step and share of peak: if everything overlaps / if",
-        "networks overlap with nothing: bounds from data sheets, see `vmae_jax/roofline.py`. Run: the",
+        "networks overlap with nothing: bounds from data sheets, `vmae_jax/roofline.py`. Run: the",
         "recipe's epochs with this batch, at those bounds; g: 800 epochs of Kinetics-400.",
         "",
         "| model | machine | mesh | remat | clips a chip (batch) | GiB of | gradients, parameters, "
@@ -136,7 +146,7 @@ def markdown(rows: list[dict]) -> str:
     ]
     for row in rows:
         where = row["topology"] + (f" x {row['slices']}" if row["slices"] > 1 else "")
-        name = f"{row['model']}, published batch" if row["published"] else row["model"]
+        name = f"{row['model']}, its recipe" if row["recipe"] else row["model"]
         facts, bound = row["facts"], row["roofline"]
         if facts is None:
             needs = f": {row['needed_bytes'] / GiB:.1f} GiB" if row["needed_bytes"] else ""
