@@ -40,8 +40,21 @@ def get_config() -> ConfigDict:
     compute.dtype = "bfloat16"  # of activations and matrix products; or "float32"
     compute.param_dtype = "float32"
     compute.precision = "highest"  # of fp32 matrix products
-    compute.attention = "xla"  # or "cudnn" on NVIDIA GPUs
+    # the fused kernel of the platform and dtype, if there is one; or "xla", "cudnn", "splash"
+    compute.attention = "auto"
     compute.remat = "none"  # or "attention", "full": less memory for more arithmetic
+
+    # The mesh (vmae_jax.sharding): how many ways the devices split what; the product is their
+    # number. `python -m vmae_jax plan` finds out what fits.
+    config.mesh = mesh = ConfigDict()
+    mesh.data = placeholder(int)  # clips; None: all devices that the others leave
+    mesh.fsdp = 1  # clips, and large parameters with their optimizer state
+    mesh.tensor = 1  # heads and the width of the MLPs
+
+    # An encoder to start with: a workdir of ours, a step of it, or whatever else
+    # VideoMAEModel.from_pretrained takes; the rest of the model starts fresh. "": all of it does.
+    config.init = ConfigDict()
+    config.init.checkpoint = ""
 
     # The objective: a name in vmae_jax.objectives.OBJECTIVES, and its options.
     config.objective = objective = ConfigDict()
@@ -85,6 +98,9 @@ def get_config() -> ConfigDict:
     optimizer.betas = (0.9, 0.95)
     optimizer.eps = 1e-8
     optimizer.clip_norm = placeholder(float)  # largest global gradient norm
+    # micro-batches of a step, whose gradients are averaged: batch_size is that of the whole step,
+    # and so are rates and masks
+    optimizer.accumulation = 1
 
     # What happens every so many steps; 0 switches it off.
     config.run = run = ConfigDict()
@@ -92,8 +108,16 @@ def get_config() -> ConfigDict:
     run.eval_every_steps = 1000  # loss on the held-out clips
     run.save_every_steps = 1000
     run.keep_checkpoints = 2  # newest ones
-    run.step_timeout = (
-        0.0  # seconds; a step that takes longer ends the run with all stacks; 0: none
+    run.keep_every_steps = placeholder(int)  # and those whose step is a multiple, for good
+    run.keep_best = 0  # and so many with the lowest run.best_metric
+    run.best_metric = "held_out/loss"
+    run.max_skipped_in_a_row = 10  # steps without a finite loss and gradient; as many end the run
+    # seconds; a step that takes longer ends the run with all stacks; 0: none
+    run.step_timeout = 0.0
+    # where compiled programs are kept for the next start; "" for <workdir>/compiled
+    run.compilation_cache = ""
+    run.deterministic = (
+        False  # GPUs: the same bits from run to run, for some speed; others do anyway
     )
     run.picture_clips = 3  # held-out clips that are drawn at the end; 0 for none
     return config

@@ -136,7 +136,8 @@ MAY_IMPORT = {
     "activations": set(),
     "randomness": set(),
     "config": {"activations"},
-    "vit": {"activations", "randomness", "config"},
+    "attention": set(),
+    "vit": {"activations", "attention", "randomness", "config"},
     "masking": {"randomness"},
     "videomae": {"vit", "config", "masking", "randomness"},
     "device_crop": set(),
@@ -173,6 +174,12 @@ MAY_IMPORT = {
     "workdir_lock": {"data.storage"},
     "exit_codes": {"run_control", "workdir_lock", "data.bad_clips"},
     "supervisor": {"exit_codes", "data.storage"},
+    "roll_call": set(),
+    "distributed": {"roll_call", "exit_codes"},
+    "appended_file": {"data.storage"},
+    "profiling": {"data.storage"},
+    "goodput": {"appended_file", "data.storage"},
+    "writer": {"appended_file", "data.storage", "goodput"},
 }
 
 

@@ -1,68 +1,157 @@
-"""Splitting a batch over devices changes no number."""
+"""How a run is split over devices changes no number, and the split is what the rule says."""
 
 from __future__ import annotations
 
 import json
-import os
+import pathlib
 import subprocess
 import sys
+from types import SimpleNamespace
 
+import jax
+import numpy as np
 import pytest
+from jax.sharding import PartitionSpec
 
 from vmae_jax import sharding
 
-# Five steps on as many devices as XLA was told to pretend, with drop path and dropout.
-PROGRAM = """
-import functools, json, sys
-import jax, numpy as np
-from vmae_jax import VideoMAEConfig, objectives, optim, sharding, training
-from vmae_jax.vit import Compute
-config = VideoMAEConfig(
-    image_size=16, patch_size=4, num_frames=4, hidden_size=16, num_hidden_layers=2,
-    num_attention_heads=2, intermediate_size=32, decoder_hidden_size=8,
-    decoder_num_hidden_layers=1, decoder_num_attention_heads=2, decoder_intermediate_size=16,
-    use_mean_pooling=False, drop_path_rate=0.3, hidden_dropout_prob=0.2)
-schedule = optim.Schedule(1e-2, 1e-4, 1, 10)
-optimizer = optim.make_optimizer(
-    schedule, weight_decay=0.05, betas=(0.9, 0.95), eps=1e-8, clip_norm=None)
-mesh = sharding.make_mesh(8)
-on_all = sharding.replicated(mesh)
-init = functools.partial(training.init_state, config, Compute(), optimizer, seed=0)
-state = jax.jit(init, out_shardings=on_all)()
-step = jax.jit(functools.partial(
-    training.train_step, graphdef=training.graph_definition(config, Compute()), seed=0,
-    objective=objectives.make_objective("pretraining", mask_ratio=0.75), optimizer=optimizer,
-    schedule=schedule), out_shardings=on_all, donate_argnums=0)
-video = np.random.default_rng(0).integers(0, 256, (8, 4, 16, 16, 3), dtype=np.uint8)
-batch = sharding.to_devices({"video": video}, mesh)
-lowered = step.lower(state, batch).compile().as_text()
-losses = []
-for _ in range(5):
-    state, metrics = step(state, batch)
-    losses.append(float(metrics["loss"]))
-print(json.dumps({
-    "devices": len(jax.devices()), "losses": losses,
-    "gathers": lowered.count("all-gather("), "shards": len(batch["video"].addressable_shards)}))
-"""
+PROGRAM = pathlib.Path(__file__).parent / "mesh_runs.py"
+# a sample of the eight; the fault campaign runs them all
+MESHES = ["8x1x1/2", "1x8x1/1", "2x2x2/1"]
 
 
-def run_on(num_devices: int) -> dict:
-    flags = f"--xla_force_host_platform_device_count={num_devices}"
-    environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
-    command = [sys.executable, "-c", PROGRAM]
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+@pytest.fixture(scope="module")
+def runs():
+    result = subprocess.run(
+        [sys.executable, str(PROGRAM), *MESHES],
+        capture_output=True, text=True, timeout=600, env=environment(), check=False,
+    )  # fmt: skip
     assert result.returncode == 0, result.stderr[-2000:]
     return json.loads(result.stdout.splitlines()[-1])
 
 
-def test_eight_devices_give_the_losses_of_one():
-    one, eight = run_on(1), run_on(8)
-    assert (one["devices"], eight["devices"], eight["shards"]) == (1, 8, 8)
-    assert eight["losses"] == pytest.approx(one["losses"], rel=1e-5)
-    assert eight["gathers"] == 0  # masks are drawn and tokens gathered where the clips are
-    assert one["losses"][-1] < one["losses"][0]
+def environment():
+    import os
+
+    return {**os.environ, "PYTHONPATH": str(PROGRAM.parent.parent)}
 
 
-def test_a_batch_that_does_not_divide_is_refused_with_the_nearest():
-    with pytest.raises(ValueError, match=r"data\.batch_size=10 .* 4 devices; choose e\.g\. 8"):
-        sharding.make_mesh(10, devices=[None] * 4)
+@pytest.mark.parametrize("mesh", MESHES)
+def test_eight_devices_give_the_losses_and_masks_of_one(runs, mesh):
+    assert runs[mesh]["losses"] == pytest.approx(runs["one"]["losses"], rel=1e-5)
+    assert len(runs[mesh]["masks"]) == 16 * 10  # clips of ten steps
+    assert runs[mesh]["masks"] == runs["one"]["masks"]
+    assert runs["one"]["losses"][-1] < runs["one"]["losses"][0]
+
+
+def test_parameters_and_moments_are_split_alike(runs):
+    shards = {name: run["shard"] for name, run in runs.items()}
+    assert shards == {
+        "one": [2, 32, 64],
+        "8x1x1/2": [2, 32, 64],
+        "1x8x1/1": [2, 32, 8],
+        "2x2x2/1": [2, 16, 32],
+    }
+    assert {name: run["moment_shard"] for name, run in runs.items()} == shards
+
+
+def mesh_of(data, fsdp, tensor):
+    devices = np.array([SimpleNamespace(id=i) for i in range(data * fsdp * tensor)], object)
+    return SimpleNamespace(
+        shape=dict(zip(sharding.AXES, (data, fsdp, tensor), strict=True)), devices=devices
+    )
+
+
+IN, OUT = "params/encoder/intermediate/kernel", "params/encoder/output/kernel"
+
+
+@pytest.mark.parametrize(
+    ("path", "shape", "mesh", "expected"),
+    [
+        # ViT-L: the largest free axis, never the layers
+        (IN, (24, 1024, 4096), (1, 4, 1), (None, None, "fsdp")),
+        (IN, (24, 1024, 4096), (1, 4, 2), (None, "fsdp", "tensor")),
+        (OUT, (24, 4096, 1024), (1, 4, 2), (None, "tensor", "fsdp")),
+        (f"opt_state/adam/mu/{OUT}", (24, 4096, 1024), (1, 4, 1), (None, "fsdp", None)),
+        (
+            "params/encoder/attention/qkv/kernel", (24, 1024, 3, 16, 64), (1, 4, 2),
+            (None, "fsdp", None, "tensor", None),
+        ),
+        (
+            "params/encoder/attention/output/kernel", (24, 16, 64, 1024), (1, 4, 2),
+            (None, "tensor", None, "fsdp"),
+        ),
+        ("params/encoder/attention/q_bias", (24, 16, 64), (1, 4, 2), (None, "tensor", None)),
+        ("params/encoder/intermediate/bias", (24, 4096), (1, 4, 2), (None, "tensor")),
+        ("params/encoder/output/bias", (24, 1024), (1, 4, 2), (None, None)),
+        # too small to be worth gathering: 64 x 64 x 4 bytes
+        ("params/decoder/intermediate/kernel", (4, 64, 64), (1, 4, 1), (None, None, None)),
+        # no axis divides by five
+        (IN, (24, 1024, 4096), (1, 5, 1), (None, None, None)),
+        ("params/embeddings/kernel", (1536, 1024), (1, 4, 2), ("fsdp", None)),
+        ("opt_state/adam/count", (), (1, 4, 2), ()),
+    ],
+)  # fmt: skip
+def test_the_rule(path, shape, mesh, expected):
+    assert sharding.parameter_spec(path, shape, mesh_of(*mesh)) == PartitionSpec(*expected)
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"fsdp": 3}, r"mesh\.fsdp=3.* the 8 devices.* data=2, fsdp=4, tensor=1"),
+        ({"data": 4}, r"mesh\.data=4.*nearest possible mesh is data=8, fsdp=1, tensor=1"),
+        ({"tensor": 8, "heads": (12, 6)}, r"the heads, 12 and 6.*data=4, fsdp=1, tensor=2"),
+        ({"data": 0}, "data=8"),
+        ({"fsdp": -1}, "data=8, fsdp=1"),
+    ],
+)  # fmt: skip
+def test_an_impossible_mesh_is_refused_with_the_nearest(asked, message):
+    with pytest.raises(ValueError, match=message):
+        sharding.make_mesh(**asked, devices=[SimpleNamespace(platform="cpu")] * 8)
+
+
+def test_data_spans_the_slices():
+    devices = [SimpleNamespace(platform="tpu", slice_index=i // 4) for i in range(8)]
+    with pytest.raises(ValueError, match=r"data a multiple of the 2 slices.*data=2, fsdp=4"):
+        sharding.make_mesh(data=1, fsdp=8, devices=devices)
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "options", "message"),
+    [
+        (10, {}, r"data\.batch_size=10 .* 4 ways .* choose e\.g\. 8"),
+        (0, {}, r"batch_size=0 .* choose e\.g\. 4"),
+        (8, {"repeat": 4}, r"times data\.repeat=4; choose e\.g\. 16"),
+        (12, {"accumulation": 2}, r"times optimizer\.accumulation=2; choose e\.g\. 16"),
+        (12, {"accumulation": 0}, r"accumulation=0 must be at least 1"),
+    ],
+)
+def test_a_batch_that_does_not_divide_is_refused_with_the_nearest(batch_size, options, message):
+    with pytest.raises(ValueError, match=message):
+        sharding.check_batch(mesh_of(2, 2, 3), batch_size, **options)
+
+
+def test_without_a_mesh_nothing_moves():
+    x = {"kernel": np.ones((512, 1024), np.float32)}
+    assert sharding.gathered(x) is x
+    assert sharding.split_clips(x) is x
+
+
+def test_the_table_says_what_lies_where():
+    devices = [SimpleNamespace(id=i, platform="cpu", device_kind="cpu") for i in range(8)]
+    grid = np.array(devices, object).reshape(2, 2, 2)
+    mesh = SimpleNamespace(
+        shape=dict(zip(sharding.AXES, (2, 2, 2), strict=True)), devices=grid, size=8
+    )
+    split = SimpleNamespace(spec=(None, "fsdp", None), shard_shape=lambda shape: (2, 150, 5))
+    leaf = SimpleNamespace(shape=(2, 300, 5), dtype=np.dtype(np.float32), sharding=split)
+    text = sharding.describe(mesh, {"params": {"encoder": {"kernel": leaf}}})
+    assert "mesh: data 2 x fsdp 2 x tensor 2 (8 x cpu)" in text
+    assert "encoder/kernel  2 x 300 x 5  -, fsdp, -              6,000" in text
+    assert "all of params   0.0 MiB                              6,000" in text
+
+
+def test_a_host_brings_the_rows_that_its_devices_hold():
+    mesh = sharding.make_mesh(devices=jax.devices()[:1])
+    assert sharding.local_rows(mesh, 6) == (0, 1, 2, 3, 4, 5)

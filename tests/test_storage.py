@@ -3,35 +3,17 @@ import os
 
 import numpy as np
 import pytest
-from fsspec.implementations.memory import MemoryFileSystem
+from bucket import mount
 from PIL import Image
 
 from vmae_jax.data import storage
 from vmae_jax.data.datasets import make_source
 
 
-class Bucket(MemoryFileSystem):
-    """gs:// in memory; strips the scheme as the real one does."""
-
-    store = {}  # noqa: RUF012  the base class has it so
-    pseudo_dirs = [""]  # noqa: RUF012
-    protocol = "gs"
-
-    @classmethod
-    def _strip_protocol(cls, path):
-        return MemoryFileSystem._strip_protocol("memory://" + path.removeprefix("gs://"))
-
-
 @pytest.fixture
 def bucket(monkeypatch):
     """A function (name, bytes) that puts a file into gs://bucket."""
-    from etils.epath import backend, gpath
-
-    files = Bucket()
-    files.store.clear()
-    files.pseudo_dirs[:] = [""]
-    monkeypatch.setattr(gpath, "_is_tf_installed", lambda: False)
-    monkeypatch.setattr(backend.fsspec_backend, "fs", lambda path: files, raising=False)
+    files = mount(monkeypatch)
     return lambda name, data: files.pipe(f"gs://bucket/{name}", data)
 
 
@@ -119,6 +101,13 @@ def test_large_files_are_refused_unread(bucket, tmp_path):
         assert storage.read_bytes(path, 11) == bytes(11)
         with pytest.raises(ValueError, match="has 11 bytes, above 10"):
             storage.read_bytes(path, 10)
+
+
+def test_whole_files_are_written(bucket, tmp_path):
+    for path in ("gs://bucket/a/b/file", str(tmp_path / "a" / "b" / "file")):
+        for data in (b"first", b"2"):
+            storage.write_bytes(path, data)
+            assert storage.read_bytes(path, 10) == data
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may read everything")

@@ -221,6 +221,21 @@ def test_a_child_does_not_outlive_a_killed_supervisor():
         assert gone(child)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not tell")
+def test_a_stopped_child_is_killed_and_one_that_goes_on_is_not(monkeypatch):
+    monkeypatch.setattr(supervisor, "MAX_STOPPED", 3)
+    script = """
+import os, signal, subprocess, sys
+me = os.getpid()
+if sys.argv[1] == "goes on":
+    subprocess.Popen(["sh", "-c", f"sleep 1.5; kill -CONT {me}"])
+os.kill(me, signal.SIGSTOP)
+"""
+    command = [sys.executable, "-S", "-c", script]
+    assert supervise([*command, "goes on"], restarts=0, progress=lambda: 0) == 0
+    assert supervise([*command, "stays"], restarts=0, progress=lambda: 0) == 128 + signal.SIGKILL
+
+
 def gone(pid, seconds=20):
     """Whether a process ends in time; a zombie has ended."""
     deadline = time.monotonic() + seconds

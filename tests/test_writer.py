@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import struct
 
 import pytest
+from bucket import mount
 
-from vmae_jax import writer
+from vmae_jax import goodput, writer
 
 
 def read(path):
@@ -40,17 +42,77 @@ def test_losses_are_written_exactly(tmp_path):
     assert read(tmp_path / "metrics.jsonl")[0]["loss"] == loss
 
 
+def read_events(data):
+    """The events of a TensorBoard file, by its published framing."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    events = []
+    while data:
+        (length,) = struct.unpack("<Q", data[:8])
+        events.append(Event.FromString(data[12 : 12 + length]))
+        data = data[16 + length :]
+    return events
+
+
+def test_tensorboard_gets_the_same_numbers(tmp_path):
+    log = writer.MetricWriter(tmp_path, start_step=7)
+    log.write(8, {"loss": 0.5, "held_out/loss": 0.25})
+    (file,) = (tmp_path / "tensorboard").iterdir()
+    version, restart, *scalars = read_events(file.read_bytes())  # before it is closed
+    log.close()
+    assert version.file_version == "brain.Event:2"
+    assert (restart.step, restart.session_log.status) == (8, restart.session_log.START)
+    assert [(e.step, e.summary.value[0].tag, e.summary.value[0].simple_value) for e in scalars] == [
+        (8, "loss", 0.5),
+        (8, "held_out/loss", 0.25),
+    ]
+    assert file.name.startswith("events.out.tfevents.")
+
+
+def test_tensorboards_checksums_are_those_of_its_own_library(tmp_path):
+    from tensorboardX.proto.event_pb2 import Event
+    from tensorboardX.record_writer import RecordWriter
+
+    log = writer.MetricWriter(tmp_path, start_step=0)
+    log.write(1, {"loss": 0.5})
+    log.close()
+    (file,) = (tmp_path / "tensorboard").iterdir()
+    again = RecordWriter(str(tmp_path / "again"))
+    for event in read_events(file.read_bytes()):
+        again.write(Event.SerializeToString(event))
+    again.close()
+    assert (tmp_path / "again").read_bytes() == file.read_bytes()
+
+
+def test_a_remote_workdir_is_gone_on_with(monkeypatch):
+    files = mount(monkeypatch)
+    for start_step, steps in ((0, (1, 2, 3)), (2, (3,))):
+        log = writer.MetricWriter("gs://bucket/run", start_step=start_step)
+        for step in steps:
+            log.write(step, {"loss": step + start_step})
+        log.close()
+    lines = files.cat("gs://bucket/run/metrics.jsonl").splitlines()
+    assert [tuple(json.loads(line).values()) for line in lines] == [(1, 1), (2, 2), (3, 5)]
+    assert read_events(files.cat(files.ls("gs://bucket/run/tensorboard", detail=False)[-1]))
+
+
 @pytest.fixture
 def clock(monkeypatch):
     now = [100.0]
-    monkeypatch.setattr(writer.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(goodput.time, "perf_counter", lambda: now[0])
     return now
 
 
+def make_progress(**options):
+    clock = goodput.Goodput(None, 0)
+    clock.step(0)  # started
+    return clock, writer.Progress(clock, **options)
+
+
 def test_rates(clock):
-    progress = writer.Progress(start_step=10, num_steps=110, batch_size=32)
+    run, progress = make_progress(start_step=10, num_steps=110, batch_size=32)
     clock[0] += 20
-    progress.add_wait(5)
+    run.step(20, waited=5)
     assert progress.report(20) == {
         "clips_per_second": pytest.approx(16.0),  # 10 steps of 32 clips in 20 s
         "data_wait_share": pytest.approx(0.25),
@@ -58,20 +120,21 @@ def test_rates(clock):
     }
 
 
-def test_pauses_and_compiling_do_not_count(clock):
-    progress = writer.Progress(start_step=0, num_steps=100, batch_size=1)
-    clock[0] += 60
-    assert progress.restart(1) == 60
+def test_only_steps_and_their_waits_make_the_rates(clock):
+    run, progress = make_progress(start_step=0, num_steps=100, batch_size=1)
+    with run.time("compile"):
+        clock[0] += 60
+    progress.restart(1)
     assert progress.report(1) == {}  # no step since: no rate
     clock[0] += 5
-    with progress.pause():
+    with run.time("save"):
         clock[0] += 1000
     clock[0] += 5
     assert progress.report(11)["clips_per_second"] == pytest.approx(1.0)
 
 
 def test_the_line_says_it_all(clock):
-    progress = writer.Progress(start_step=0, num_steps=1500, batch_size=1)
+    _, progress = make_progress(start_step=0, num_steps=1500, batch_size=1)
     metrics = {
         "loss": 0.95341, "grad_norm": 0.1, "learning_rate": 1.2e-3, "clips_per_second": 61.96,
         "data_wait_share": 0.031, "bad_clips": 2, "eta_seconds": 3671.9,

@@ -69,29 +69,56 @@ def restore_newest(directory: str | os.PathLike, template: Any) -> Restored | No
       OSError, MemoryError: if a process may not read, or has no room; that is no damage.
     """
     directory = absolute(directory)
+    restored, damaged = _newest_intact(directory, template)
+    if restored is None and damaged:
+        raise CheckpointError(
+            f"no usable checkpoint is left in {directory}. {_causes(damaged)} Restore one from a "
+            "backup, or start with another workdir."
+        )
+    if restored is not None:
+        if jax.process_index() == 0:
+            for step, error in damaged.items():
+                _set_aside(directory / str(step), error)
+        all_gather_text("set_aside", "")  # nobody saves before that is done
+    return restored
+
+
+def read_newest(directory: str | os.PathLike, template: Any) -> Restored:
+    """The newest intact checkpoint, for those who only look: a trainer may be at work there.
+
+    Args:
+      directory, template: as of `restore_newest`.
+    Raises:
+      CheckpointError: if there is none; and as `restore_newest`.
+    """
+    directory = absolute(directory)
+    restored, damaged = _newest_intact(directory, template)
+    if restored is None:
+        raise CheckpointError(
+            f"there is no usable checkpoint in {directory}. {_causes(damaged)}".strip()
+        )
+    return restored
+
+
+def _newest_intact(
+    directory: epath.Path, template: Any
+) -> tuple[Restored | None, dict[int, CheckpointError]]:
+    """It, and what was wrong with those that are newer."""
     # listings of a shared folder may differ for a while
     steps = json.loads(all_gather_text("steps", json.dumps(saved_steps(directory)))[0])
     damaged: dict[int, CheckpointError] = {}
     for step in reversed(steps):
         try:
-            restored = restore(directory / str(step), template)
+            return restore(directory / str(step), template), damaged
         except CheckpointMismatch:
             raise
         except CheckpointError as error:
             damaged[step] = error
-            continue
-        if jax.process_index() == 0:
-            for step, error in damaged.items():
-                _set_aside(directory / str(step), error)
-        all_gather_text("set_aside", "")  # nobody saves before that is done
-        return restored
-    if damaged:
-        causes = " ".join(map(str, damaged.values()))
-        raise CheckpointError(
-            f"no usable checkpoint is left in {directory}. {causes} Restore one from a backup, or "
-            "start with another workdir."
-        )
-    return None
+    return None, damaged
+
+
+def _causes(damaged: Mapping[int, CheckpointError]) -> str:
+    return " ".join(map(str, damaged.values()))
 
 
 def _set_aside(step: epath.Path, why: CheckpointError) -> None:

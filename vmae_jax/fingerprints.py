@@ -15,10 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-
-def path_name(path: tuple) -> str:
-    """E.g. "opt_state/adam/mu/encoder/output/kernel"; the same for dicts and named tuples."""
-    return jax.tree_util.keystr(path, simple=True, separator="/")
+from vmae_jax.sharding import path_name
 
 
 def named_leaves(tree: Any) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from vmae_jax import device_crop, randomness
+from vmae_jax import device_crop, randomness, sharding
 from vmae_jax.config import PROBLEM_TYPES, VideoMAEConfig
 from vmae_jax.masking import MASKS
 from vmae_jax.videomae import VideoMAE
@@ -121,6 +121,11 @@ def mean_loss(
     return loss(predictions.astype(jnp.float32), targets.astype(jnp.float32)).mean(axis=axis)
 
 
+def num_clips(batch: Mapping[str, jax.Array]) -> int:
+    """Clips in a batch: B * R where the crops are left to the device."""
+    return len(batch["video"]) * (batch["boxes"].shape[1] if "boxes" in batch else 1)
+
+
 def pretraining_objective(
     model: VideoMAE,
     batch: Mapping[str, jax.Array],
@@ -149,7 +154,8 @@ def pretraining_objective(
     video = batch["video"]
     if "boxes" in batch:
         video = device_crop.crop_and_resize(video, batch["boxes"], config.frame_size)
-    keys = randomness.clip_keys(key, len(video))
+    video = sharding.split_clips(video)
+    keys = sharding.split_clips(randomness.clip_keys(key, len(video)))
     weight = batch.get("weight")
     hidden = MASKS[mask](randomness.fold_in(keys, 0), len(keys), config.grid, mask_ratio)
     pixels = scale_pixels(patchify(video, config.tubelet_size, config.patch_size))

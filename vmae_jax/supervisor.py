@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 MAX_PAUSE = 60.0  # seconds
+MAX_STOPPED = 60  # seconds
 _SLICE = 0.1  # seconds; how fast a signal ends a pause
 
 
@@ -44,8 +45,10 @@ def supervise(
     """Runs a command until it is done, is asked to stop, or fails for good.
 
     It is started again after a crash, a preemption, or death by a signal (see `exit_codes`), after
-    1, 2, 4, ... seconds. A signal to this process is passed on to the command, and whatever the
-    command makes of it, that was its last start. If this process dies, so does the command.
+    1, 2, 4, ... seconds. One that stands still (SIGSTOP) for a minute is killed: nothing in it can
+    end it, and the other processes of its run have left it behind. A signal to this process is
+    passed on to the command, and whatever the command makes of it, that was its last start. If this
+    process dies, so does the command.
 
     Args:
       command: program and arguments; the program itself, not a shell around it, which would take
@@ -141,6 +144,7 @@ class _Runner(contextlib.ExitStack):
         self._process = process
         try:
             self._send()  # what arrived while it was started
+            _wait_while_it_moves(process)
             return exit_codes.from_returncode(process.wait())
         finally:
             self._process = None
@@ -158,6 +162,27 @@ class _Runner(contextlib.ExitStack):
         while self._process is not None and self._unsent:
             with contextlib.suppress(IndexError):
                 self._process.send_signal(self._unsent.popleft())
+
+
+def _wait_while_it_moves(process: subprocess.Popen) -> None:
+    """Until the process has ended, or has been killed for standing still."""
+    if sys.platform != "linux":
+        return
+    events, standing = os.WEXITED | os.WSTOPPED | os.WNOWAIT, 0
+    # one whose end a signal's handler has seen is nobody's child any more
+    with contextlib.suppress(ChildProcessError):
+        while standing < MAX_STOPPED:
+            # counted, not timed: where all are stopped, as by `scontrol suspend`, this one is too
+            found = os.waitid(os.P_PID, process.pid, events | (os.WNOHANG if standing else 0))
+            if found is None:
+                standing = 0
+            elif found.si_code != os.CLD_STOPPED:
+                return
+            else:
+                standing += 1
+                time.sleep(1)
+        logger.warning("stopped for %d s; it is killed", MAX_STOPPED)
+        process.kill()
 
 
 _PRCTL = ctypes.CDLL(None).prctl if sys.platform == "linux" else None  # found before the fork

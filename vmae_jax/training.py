@@ -1,4 +1,4 @@
-"""The train state and the two steps, as plain functions; `train.py` compiles and calls them.
+"""The train state and the two steps, as plain functions; `assembly.py` binds and compiles them.
 
     make_model -> init_state -> train_step(state, batch) -> objective(model, batch, key)
 
@@ -15,7 +15,9 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from vmae_jax import randomness, sharding
 from vmae_jax.config import VideoMAEConfig
+from vmae_jax.objectives import num_clips
 from vmae_jax.videomae import VideoMAE
 from vmae_jax.vit import Compute
 
@@ -24,14 +26,18 @@ class TrainState(NamedTuple):
     """All that a run has learnt; random numbers and data order are functions of `step`.
 
     Attributes:
-      step: int32 scalar, updates done.
+      step: int32 scalar, batches seen.
       params: nested dict of arrays; path names are stable ("encoder/output/kernel").
       opt_state: of the optimizer.
+      skipped: int32 scalar, batches whose loss or gradient was not finite: they changed nothing.
+      streak: int32 scalar, how many of them came last, in a row.
     """
 
     step: jax.Array
     params: dict[str, Any]
     opt_state: Any
+    skipped: jax.Array
+    streak: jax.Array
 
 
 def make_model(config: VideoMAEConfig, compute: Compute, seed: int) -> VideoMAE:
@@ -49,12 +55,25 @@ def init_state(
     """The state before the first step. Compile it with `out_shardings`, so that each device makes
     its own part, or trace it with `jax.eval_shape` for shapes alone."""
     params = nnx.to_pure_dict(nnx.state(make_model(config, compute, seed), nnx.Param))
-    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+    return fresh_state(params, optimizer)
+
+
+def fresh_state(params: dict[str, Any], optimizer: optax.GradientTransformation) -> TrainState:
+    """The state of these parameters before the first step."""
+    zero = jnp.zeros((), jnp.int32)
+    return TrainState(zero, params, optimizer.init(params), zero, zero)
 
 
 def graph_definition(config: VideoMAEConfig, compute: Compute) -> nnx.GraphDef:
     """What is left of a model without its parameters; allocates nothing."""
     return nnx.graphdef(nnx.eval_shape(lambda: make_model(config, compute, seed=0)))
+
+
+def merge(graphdef: nnx.GraphDef, params: dict[str, Any]) -> VideoMAE:
+    """The model of these parameters. What the mesh splits of them is gathered: outside of the
+    stacks here, inside layer by layer (`vit.run_blocks`)."""
+    outside = {name: p for name, p in params.items() if name not in sharding.STACKS}
+    return nnx.merge(graphdef, params | sharding.gathered(outside))
 
 
 def train_step(
@@ -66,30 +85,76 @@ def train_step(
     optimizer: optax.GradientTransformation,
     schedule: Callable,
     seed: int,
+    accumulation: int = 1,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """One update. Everything random in it is a function of (seed, step).
+    """One update, unless loss or gradient is not finite. Everything random is a function of
+    (seed, step).
 
     Args:
       state: before the update.
       batch: the global batch; `video` uint8 [B, T, H, W, C].
       graphdef: from `graph_definition`.
       objective: (model, batch, key) -> (loss, metrics).
-      optimizer: see `optim.make_optimizer`.
-      schedule: step -> learning rate, for the metrics.
+      optimizer: takes parameters as its third argument.
+      schedule: update -> learning rate, for the metrics only.
       seed: of the run.
+      accumulation: micro-batches whose gradients are averaged. Each device cuts its own clips, and
+        each clip has the random numbers that it would have in the whole.
     Returns:
-      The state after it, and scalars: the objective's metrics, `grad_norm`, `learning_rate`.
+      The state after it, and metrics, fp32 scalars: those of the objective, `grad_norm` (before any
+      clipping), `learning_rate`; and the counters `skipped` and `streak`, int32.
     """
     key = jax.random.fold_in(jax.random.key(seed), state.step)
+    keys = sharding.split_clips(randomness.clip_keys(key, num_clips(batch)))
 
-    def loss_of(params):
-        return objective(nnx.merge(graphdef, params), batch, key)
+    def gradients(batch, keys):
+        def loss_of(params):
+            return objective(merge(graphdef, params), batch, keys)
 
-    (_, metrics), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
-    metrics |= {"grad_norm": optax.tree.norm(grads), "learning_rate": schedule(state.step)}
-    return TrainState(state.step + 1, params, opt_state), metrics
+        (_, metrics), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+        return grads, metrics
+
+    grads, metrics = _mean_over_micro_batches(gradients, (batch, keys), accumulation)
+    grad_norm = optax.tree.norm(grads)
+    finite = jnp.isfinite(grad_norm) & jnp.isfinite(metrics["loss"])
+
+    def update():
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        return optax.apply_updates(state.params, updates), opt_state
+
+    # lax.cond costs nothing; jnp.where over the state would cost more than the update itself
+    params, opt_state = jax.lax.cond(finite, update, lambda: (state.params, state.opt_state))
+    skipped = state.skipped + ~finite
+    streak = jnp.where(finite, 0, state.streak + 1)
+    metrics |= {
+        "grad_norm": grad_norm,
+        "learning_rate": schedule(state.step - state.skipped),  # counts updates, as the optimizer
+        "skipped": skipped,
+        "streak": streak,
+    }
+    return TrainState(state.step + 1, params, opt_state, skipped, streak), metrics
+
+
+def _mean_over_micro_batches(function: Callable, inputs: Any, count: int) -> Any:
+    """The mean of function(*part) over `count` parts of the inputs, along their first axis."""
+    if count == 1:
+        return function(*inputs)
+    num_rows = min(len(x) for x in jax.tree.leaves(inputs))  # the others have several clips in each
+
+    def parts(x):
+        # every count-th row, so that each device cuts what it holds
+        x = x.reshape(num_rows // count, count, len(x) // num_rows, *x.shape[1:])
+        return jnp.swapaxes(x, 0, 1).reshape(count, -1, *x.shape[3:])
+
+    def add(total, part):
+        part = sharding.split_clips(part)
+        return jax.tree.map(jnp.add, total, function(*part)), None
+
+    inputs = jax.tree.map(parts, inputs)
+    shapes = jax.eval_shape(function, *jax.tree.map(lambda x: x[0], inputs))
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    total, _ = jax.lax.scan(add, zeros, inputs)
+    return jax.tree.map(lambda x: x / count, total)
 
 
 def eval_step(
@@ -114,5 +179,5 @@ def eval_step(
     """
     key = jax.random.key(seed)
     keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, batch["index"])
-    _, metrics = objective(nnx.merge(graphdef, params), batch, keys)
+    _, metrics = objective(merge(graphdef, params), batch, keys)
     return metrics | {"weight": jnp.sum(batch["weight"])}

@@ -6,83 +6,113 @@ story however often its run was killed.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
+import socket
+import struct
 import time
 from collections.abc import Mapping
 
+from vmae_jax.appended_file import AppendedFile
+from vmae_jax.data.storage import join
+from vmae_jax.goodput import Goodput
+
 
 class MetricWriter:
-    """Appends scalars to `metrics.jsonl` and to TensorBoard event files of a workdir."""
+    """Appends scalars to `metrics.jsonl` and to a TensorBoard event file of a workdir.
+
+    Only one process of a run has one. A write that fails is borne, see `appended_file`.
+
+    Args:
+      workdir: local, or an address ("gs://...").
+      start_step: records of later steps are removed.
+    """
 
     def __init__(self, workdir: str | os.PathLike, *, start_step: int):
-        """Opens the files; records of steps after `start_step` are removed."""
-        from tensorboardX import SummaryWriter
-
-        self.path = os.path.join(workdir, "metrics.jsonl")
-        _cut_after(self.path, start_step)
-        self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 (closed in close)
-        self._board = SummaryWriter(os.path.join(workdir, "tensorboard"), purge_step=start_step + 1)
+        workdir = os.fspath(workdir)
+        self._metrics = AppendedFile(
+            join(workdir, "metrics.jsonl"), start=lambda old: _cut_after(old, start_step)
+        )
+        self._board = _Board(join(workdir, "tensorboard"), purge_step=start_step + 1)
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        """One record; a crash right after loses nothing of it."""
-        self._file.write(json.dumps({"step": step, **metrics}) + "\n")
-        self._file.flush()
-        for name, value in metrics.items():
-            self._board.add_scalar(name, value, step)
+        """One record; a crash right after loses nothing of it, in a local workdir."""
+        self._metrics.append(json.dumps({"step": step, **metrics}).encode() + b"\n")
+        self._board.write(step, metrics)
 
     def close(self) -> None:
         """Ends both files."""
-        self._file.close()
+        self._metrics.close()
         self._board.close()
 
 
-def _cut_after(path: str, step: int) -> None:
-    if not os.path.exists(path):
-        return
+class _Board:
+    """One TensorBoard event file.
+
+    tensorboardX makes the events. Its own writer is a thread that dies of a full disk, whereupon
+    the eleventh event blocks its caller for good.
+    """
+
+    def __init__(self, folder: str, *, purge_step: int):
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+        name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}"
+        self._file = AppendedFile(join(folder, name))
+        self._append(Event(wall_time=time.time(), file_version="brain.Event:2"))
+        # TensorBoard then forgets later steps of earlier files
+        restart = SessionLog(status=SessionLog.START)
+        self._append(Event(wall_time=time.time(), step=purge_step, session_log=restart))
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.summary import scalar
+
+        for name, value in metrics.items():
+            self._append(Event(wall_time=time.time(), step=step, summary=scalar(name, value)))
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _append(self, event) -> None:
+        from tensorboardX.record_writer import masked_crc32c
+
+        data = event.SerializeToString()
+        length = struct.pack("<Q", len(data))
+        checks = [struct.pack("<I", masked_crc32c(part)) for part in (length, data)]
+        self._file.append(length + checks[0] + data + checks[1])
+
+
+def _cut_after(contents: bytes, step: int) -> bytes:
+    """The records up to a step, without the one that a kill cut short."""
     kept = []
-    with open(path, encoding="utf-8") as file:
-        for line in file:
-            try:
-                record = json.loads(line)
-            except ValueError:  # the line that a kill cut short
-                continue
-            if record["step"] <= step:
-                kept.append(line)
-    temporary = f"{path}.partial"
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.writelines(kept)
-    os.replace(temporary, path)
+    for line in contents.splitlines(keepends=True):
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if record["step"] <= step:
+            kept.append(line)
+    return b"".join(kept)
 
 
 class Progress:
-    """Rates since the last report, and the line that shows them."""
+    """Rates since the last report, and the line that shows them.
 
-    def __init__(self, *, start_step: int, num_steps: int, batch_size: int):
-        """Starts the clock; `batch_size` counts clips of the global batch."""
+    Args:
+      goodput: the run's clock; of its time, "steps" and "data" make the rates.
+      start_step, num_steps: of the run.
+      batch_size: clips of the global batch.
+    """
+
+    def __init__(self, goodput: Goodput, *, start_step: int, num_steps: int, batch_size: int):
+        self._goodput = goodput
         self._num_steps = num_steps
         self._batch_size = batch_size
-        self._step, self._time, self._waited, self._paused = start_step, 0.0, 0.0, 0.0
-        self.restart(start_step)
+        self._step, self._seconds = start_step, goodput.seconds()
 
-    def add_wait(self, seconds: float) -> None:
-        """Counts time in which no step could start for want of data."""
-        self._waited += seconds
-
-    @contextlib.contextmanager
-    def pause(self):
-        """Time spent inside (evaluating, saving) is left out of the rates."""
-        started = time.perf_counter()
-        yield
-        self._paused += time.perf_counter() - started
-
-    def restart(self, step: int) -> float:
-        """Forgets the time so far (of compiling, say), and returns it in seconds."""
-        now = time.perf_counter()
-        seconds = now - self._time
-        self._step, self._time, self._waited, self._paused = step, now, 0.0, 0.0
-        return seconds
+    def restart(self, step: int) -> None:
+        """Starts anew after a step that does not count, such as one that was compiled."""
+        self._step, self._seconds = step, self._goodput.seconds()
 
     def report(self, step: int) -> dict[str, float]:
         """Rates over the steps since the last report; none if there was no step since.
@@ -91,15 +121,16 @@ class Progress:
         """
         if step == self._step:
             return {}
-        now = time.perf_counter()
-        seconds = max(now - self._time - self._paused, 1e-9)
+        now = self._goodput.seconds()
+        working, waited = (max(now[use] - self._seconds[use], 0.0) for use in ("steps", "data"))
+        seconds = max(working + waited, 1e-9)
         per_step = seconds / (step - self._step)
         rates = {
             "clips_per_second": self._batch_size / per_step,
-            "data_wait_share": min(1.0, self._waited / seconds),
+            "data_wait_share": min(1.0, waited / seconds),
             "eta_seconds": per_step * (self._num_steps - step),
         }
-        self.restart(step)
+        self._step, self._seconds = step, now
         return rates
 
     def line(self, step: int, metrics: Mapping[str, float]) -> str:

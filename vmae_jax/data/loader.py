@@ -1,10 +1,10 @@
 """From samples to batches: only scheduling, no randomness.
 
-The global batch of step s holds the samples s*B to s*B + B - 1, and host p of P the p-th of P equal
-parts of it. So the stream is the same for every number of threads and hosts, and a run resumes by
-its step number. Threads are enough: decoding and resizing release Python's lock, and what may crash
-is decoded in other processes anyway (`isolation`). The unit of work is a group: the R samples that
-are made of the same frames.
+The global batch of step s holds the samples s*B to s*B + B - 1, and each host brings the rows of it
+that its devices hold. So the stream is the same for every number of threads and hosts, and a run
+resumes by its step number. Threads are enough: decoding and resizing release Python's lock, and
+what may crash is decoded in other processes anyway (`isolation`). The unit of work is a group: the
+R samples that are made of the same frames.
 
 Memory on a host: prefetch_batches of its batches and the one in use, T*H*W*C bytes for each clip.
 """
@@ -52,8 +52,7 @@ def training_batches(
     batch_size: int,
     *,
     start_step: int,
-    process_index: int = 0,
-    process_count: int = 1,
+    rows: Sequence[int] | None = None,
     num_threads: int,
     prefetch_batches: int,
 ) -> BatchIterator:
@@ -63,12 +62,13 @@ def training_batches(
       samples: for example PretrainingSamples; asked from several threads.
       batch_size: clips in the global batch (B).
       start_step: the first step to serve; any step starts at once.
-      process_index, process_count: which host this is, of how many.
+      rows: which groups of a batch this host brings, numbers below B / R in ascending order; None
+        for all. On a mesh: `sharding.local_rows(mesh, B // R)`.
       num_threads: threads that make samples; 0 makes them when a batch is asked for.
       prefetch_batches: batches that are made ahead, at least 1.
     Returns:
       An iterator of {"video": uint8 [b, T, H, W, C], "label": int32 [b], "clip_id": list of b str}
-      with b = batch_size / process_count (with crops left to the device: "video" [b / R, T, H, W,
+      with b = len(rows) * R (with crops left to the device: "video" [b / R, T, H, W,
       C] and "boxes" int32 [b / R, R, 4]). Errors of a sample come out of it. Call its `close()` to
       end its threads.
     Raises:
@@ -76,23 +76,21 @@ def training_batches(
     """
     if start_step < 0:
         raise ValueError(f"start_step={start_step} is negative; steps are counted from 0.")
-    local_size = _local_batch_size(batch_size, samples.repeat, process_index, process_count)
+    rows = _checked_rows(rows, batch_size, samples.repeat)
     num_groups = batch_size // samples.repeat
 
     def group(k: int) -> Mapping:
-        return samples.group(_global_number(k, num_groups, local_size, process_index))
+        return samples.group(_global_number(k, num_groups, rows))
 
-    return _batches(
-        group, range(start_step * local_size, _ENDLESS), local_size, num_threads, prefetch_batches
-    )
+    numbers = range(start_step * len(rows), _ENDLESS)
+    return _batches(group, numbers, len(rows), num_threads, prefetch_batches)
 
 
 def held_out_batches(
     samples: HeldOutSamples,
     batch_size: int,
     *,
-    process_index: int = 0,
-    process_count: int = 1,
+    rows: Sequence[int] | None = None,
     num_threads: int = 0,
     prefetch_batches: int = 1,
 ) -> BatchIterator:
@@ -100,8 +98,7 @@ def held_out_batches(
 
     Args:
       samples: with a length.
-      batch_size, process_index, process_count, num_threads, prefetch_batches: as in
-        `training_batches`.
+      batch_size, rows, num_threads, prefetch_batches: as in `training_batches`, with R = 1.
     Returns:
       An iterator of batches as in `training_batches`, equally many on every host, with a further
       "index": int32 [b], the sample's number, and "weight": float32 [b], 1 for a sample and 0 for
@@ -109,39 +106,35 @@ def held_out_batches(
     Raises:
       ValueError: as `training_batches`.
     """
-    local_size = _local_batch_size(batch_size, 1, process_index, process_count)
+    rows = _checked_rows(rows, batch_size, 1)
     num_batches = -(-len(samples) // batch_size)
 
     def group(k: int) -> dict:
-        i = _global_number(k, batch_size, local_size, process_index)
+        i = _global_number(k, batch_size, rows)
         made = samples.group(i % len(samples))
         index = np.full(1, i % len(samples), np.int32)
         return {**made, "index": index, "weight": made["weight"] * np.float32(i < len(samples))}
 
-    return _batches(
-        group, range(num_batches * local_size), local_size, num_threads, prefetch_batches
-    )
+    return _batches(group, range(num_batches * len(rows)), len(rows), num_threads, prefetch_batches)
 
 
-def _local_batch_size(batch_size: int, repeat: int, process_index: int, process_count: int) -> int:
-    """Groups in this host's part of a batch."""
-    if not 0 <= process_index < process_count:
+def _checked_rows(rows: Sequence[int] | None, batch_size: int, repeat: int) -> Sequence[int]:
+    if batch_size < 1 or batch_size % repeat:
+        raise ValueError(f"batch_size={batch_size} is not a positive multiple of repeat={repeat}.")
+    rows = range(batch_size // repeat) if rows is None else rows
+    if not rows or rows[0] < 0 or rows[-1] >= batch_size // repeat:
         raise ValueError(
-            f"process_index={process_index} must be in [0, process_count={process_count})."
+            f"rows={list(rows)} must be at least one of the {batch_size // repeat} groups of a "
+            "batch, counted from 0."
         )
-    if batch_size < 1 or batch_size % (process_count * repeat):
-        times = f" times repeat={repeat}" if repeat > 1 else ""
-        raise ValueError(
-            f"batch_size={batch_size} is not a positive multiple of process_count={process_count}"
-            f"{times}; choose one, so that every host gets the same number of clips."
-        )
-    return batch_size // process_count // repeat
+    return rows
 
 
-def _global_number(k: int, num_groups: int, local_size: int, process_index: int) -> int:
-    """The global number of the k-th group that host process_index makes, of num_groups a step."""
-    step, position = divmod(k, local_size)
-    return step * num_groups + process_index * local_size + position
+def _global_number(k: int, num_groups: int, rows: Sequence[int]) -> int:
+    """The global number of the k-th group that the host with these rows makes, of num_groups a
+    step."""
+    step, position = divmod(k, len(rows))
+    return step * num_groups + rows[position]
 
 
 def _batches(

@@ -1,4 +1,4 @@
-"""Files on this machine and below remote roots ("gs://...", "s3://..."), read in the same way.
+"""Files on this machine and below remote roots ("gs://...", "s3://..."), used in the same way.
 
 Remote ones go through etils.epath, which knows gs, s3, az and hf, and needs the package of each
 (gcsfs, s3fs, ...); it is imported for them alone. A missing folder is an error here, never an empty
@@ -7,7 +7,9 @@ one.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import tempfile
 from collections.abc import Iterator
 
 
@@ -68,6 +70,42 @@ def read_bytes(path: str, max_bytes: int) -> bytes:
         return remote.read_bytes()
     with open(path, "rb") as file:
         return file.read()
+
+
+def write_bytes(path: str, data: bytes) -> None:
+    """Writes a whole file, in place of the one before; folders are made as needed.
+
+    Raises:
+      OSError: if it cannot be written; remote file systems raise errors of their own besides.
+      ValueError: if the scheme of an address is unknown.
+    """
+    if is_remote(path):
+        remote = _remote(path)
+        remote.parent.mkdir(parents=True, exist_ok=True)
+        remote.write_bytes(data)
+        return
+    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+    with open(path, "wb") as file:
+        file.write(data)
+
+
+@contextlib.contextmanager
+def local_folder(path: str) -> Iterator[str]:
+    """A folder of this machine to write files in: `path` itself, or where that is remote one whose
+    files are copied there at the end.
+
+    Raises:
+      OSError: if it cannot be written; remote file systems raise errors of their own besides.
+    """
+    if not is_remote(path):
+        os.makedirs(path, exist_ok=True)
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield folder
+        for name in list_files(folder):
+            file = os.path.join(folder, name)
+            write_bytes(join(path, name), read_bytes(file, os.path.getsize(file)))
 
 
 def read_text(path: str | None, max_bytes: int) -> str:

@@ -1,0 +1,110 @@
+"""Ten steps on meshes of eight pretended devices, and on one; prints JSON.
+
+python tests/mesh_runs.py 8x1x1/1 2x4x1/2      # data x fsdp x tensor / micro-batches
+
+test_sharding.py runs a few of them, the fault campaign all.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+os.environ["JAX_PLATFORMS"] = "cpu"
+
+import jax
+import numpy as np
+
+from configs import default
+from vmae_jax import assembly, objectives, sharding
+
+ALL = [f"{m}/{a}" for m in ("8x1x1", "1x8x1", "2x2x2", "2x4x1") for a in (1, 2)]
+SETTINGS = {
+    "model.image_size": (32, 32),
+    "model.num_frames": 4,
+    "model.patch_size": 8,
+    "model.hidden_size": 32,
+    "model.num_hidden_layers": 2,
+    "model.num_attention_heads": 2,
+    "model.intermediate_size": 64,
+    "model.decoder_hidden_size": 16,
+    "model.decoder_num_hidden_layers": 1,
+    "model.decoder_num_attention_heads": 2,
+    "model.decoder_intermediate_size": 32,
+    "model.drop_path_rate": 0.3,
+    "model.hidden_dropout_prob": 0.2,
+    "compute.dtype": "float32",
+    "objective.mask_ratio": 0.5,
+    "data.batch_size": 16,
+    "schedule.num_steps": 20,
+    "schedule.warmup_steps": 2,
+    "schedule.base_lr": 1e-2 * 16,
+}
+
+
+def make_config(**changes):
+    config = default.get_config()
+    config.update_from_flattened_dict(SETTINGS | changes)
+    return config
+
+
+def run(videos, num_devices: int, **changes) -> dict:
+    """Losses, masks (as drawn inside the step) and what of the state lies on the first device."""
+    masks = []
+
+    def spied(*args):
+        mask = original(*args)
+        jax.debug.callback(lambda hidden: masks.append(np.asarray(hidden)), mask.masked)
+        return mask
+
+    original, objectives.MASKS["tube"] = objectives.MASKS["tube"], spied
+    try:
+        steps = assembly.make_steps(
+            make_config(**changes), num_records=None, devices=jax.devices()[:num_devices]
+        )
+        losses = []
+        with jax.set_mesh(steps.mesh):
+            state = steps.init()
+            for video in videos:
+                batch = sharding.to_devices({"video": video}, steps.mesh)
+                state, metrics = steps.train(state, batch)
+                losses.append(float(metrics["loss"]))
+        jax.effects_barrier()
+    finally:
+        objectives.MASKS["tube"] = original
+    rows = sorted(map(tuple, np.concatenate(masks).tolist()))
+    kernel = state.params["encoder"]["intermediate"]["kernel"]
+    return {
+        "losses": losses,
+        "masks": rows,
+        "shard": kernel.addressable_shards[0].data.shape,
+        "moment_shard": state.opt_state["adam"]
+        .mu["encoder"]["intermediate"]["kernel"]
+        .addressable_shards[0]
+        .data.shape,
+    }
+
+
+def main() -> None:
+    jax.config.update("jax_disable_most_optimizations", True)
+    sharding.MIN_FSDP_BYTES = 256  # or nothing of so small a model would be split
+    rng = np.random.default_rng(0)
+    videos = [rng.integers(0, 256, (16, 4, 32, 32, 3), dtype=np.uint8) for _ in range(10)]
+    results = {"one": run(videos, 1)}
+    for name in sys.argv[1:] or ALL:
+        mesh, accumulation = name.split("/")
+        data, fsdp, tensor = map(int, mesh.split("x"))
+        changes = {
+            "mesh.data": data,
+            "mesh.fsdp": fsdp,
+            "mesh.tensor": tensor,
+            "optimizer.accumulation": int(accumulation),
+        }
+        results[name] = run(videos, 8, **changes)
+    print(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main()
