@@ -29,6 +29,7 @@ from vmae_jax.data.folders import video_folder
 from vmae_jax.data.preparation import prepare
 from vmae_jax.data.samples import CentreClip, HeldOutSamples
 from vmae_jax.data.video_encoding import Settings
+from vmae_jax.step_folder import saved_steps
 from vmae_jax.workdir_lock import WorkdirInUse, lock_workdir
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -127,8 +128,8 @@ def test_killed_anywhere_and_started_again_the_losses_are_exactly_the_same(finis
     metrics = tmp_path / "metrics.jsonl"
     kill_after = random.Random(os.getpid()).randint(5, NUM_STEPS - 2)  # anywhere past a checkpoint
     deadline = time.monotonic() + 240
-    finished_save = tmp_path / "checkpoints" / "4" / "_CHECKPOINT_METADATA"
-    while not finished_save.exists() or len(metrics.read_text().splitlines()) < kill_after:
+    checkpoints = tmp_path / "checkpoints"
+    while not saved_steps(checkpoints) or len(metrics.read_text().splitlines()) < kill_after:
         assert process.poll() is None, "it ended before it could be killed"
         assert time.monotonic() < deadline
         time.sleep(0.01)
