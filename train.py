@@ -286,7 +286,7 @@ def fresh_state(config: ConfigDict, steps: assembly.Steps) -> training.TrainStat
     state = steps.init()
     if not config.init.checkpoint:
         return state
-    params = initial_params(config.init.checkpoint, steps.state.params, fresh=state.params)
+    params, _ = initial_params(config.init.checkpoint, state.params, steps.model)
     return state._replace(params=params)
 
 
@@ -308,6 +308,7 @@ def log_start(config, steps, samples, held_out, restored) -> None:
         schedule.num_steps, schedule.warmup_steps, schedule.peak_lr, schedule.final_lr,
     )  # fmt: skip
     logger.info("%s", sharding.describe(steps.mesh, steps.state))
+    logger.info("%s", steps.attention)
     if (loss := zero_loss(config, steps.model)) is not None:
         logger.info("predicting zero would give a loss of %.4f", loss)
     if restored:

@@ -79,21 +79,21 @@ class Ours:
 
         from vmae_jax import objectives, optim, training
         from vmae_jax.config import VideoMAEConfig
-        from vmae_jax.vit import Compute
+        from vmae_jax.vit import Compute, resolve_attention
 
         self.jax = jax
         self.device = jax.devices()[0]
-        self.attention = settings["attention"]
-        if self.attention == "auto":
-            fused = self.device.platform == "gpu" and settings["dtype"] == "bfloat16"
-            self.attention = "cudnn" if fused else "xla"
         config = VideoMAEConfig.from_dict(settings["config"])
-        compute = Compute(
-            dtype=jnp.dtype(settings["dtype"]),
-            attention=self.attention,
-            remat=settings["remat"],
-            unroll=settings["unroll"],
+        compute, _ = resolve_attention(
+            Compute(
+                dtype=jnp.dtype(settings["dtype"]),
+                attention=settings["attention"],
+                remat=settings["remat"],
+                unroll=settings["unroll"],
+            ),
+            config,
         )
+        self.attention = compute.attention
 
         def schedule(step):
             return jnp.float32(ADAMW["lr"])
@@ -482,7 +482,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--warmup", type=int, default=5, help="untimed steps after the first call")
     add("--rounds", type=int, default=3, help="turns of each side")
     add("--group", type=int, default=1, help="steps between two waits for the device")
-    add("--attention", choices=["auto", "xla", "cudnn"], default="auto", help="ours")
+    add("--attention", choices=["auto", "xla", "cudnn", "splash"], default="auto", help="ours")
     add("--remat", choices=["none", "attention", "full"], default="none", help="ours")
     add("--unroll", action="store_true", help="ours: no scan over the blocks")
     add("--no-compile", action="store_true", help="the peer without torch.compile")

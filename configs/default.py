@@ -40,7 +40,8 @@ def get_config() -> ConfigDict:
     compute.dtype = "bfloat16"  # of activations and matrix products; or "float32"
     compute.param_dtype = "float32"
     compute.precision = "highest"  # of fp32 matrix products
-    compute.attention = "xla"  # or "cudnn" on NVIDIA GPUs
+    # the fused kernel of the platform and dtype, if there is one; or "xla", "cudnn", "splash"
+    compute.attention = "auto"
     compute.remat = "none"  # or "attention", "full": less memory for more arithmetic
 
     # The mesh (vmae_jax.sharding): how many ways the devices split what; the product is their
@@ -50,8 +51,8 @@ def get_config() -> ConfigDict:
     mesh.fsdp = 1  # clips, and large parameters with their optimizer state
     mesh.tensor = 1  # heads and the width of the MLPs
 
-    # The weights to start with; fresh where it names none. A workdir of ours, a step of it, or what
-    # VideoMAEModel.from_pretrained takes; the optimizer starts afresh.
+    # An encoder to start with: a workdir of ours, a step of it, or whatever else
+    # VideoMAEModel.from_pretrained takes; the rest of the model starts fresh. "": all of it does.
     config.init = ConfigDict()
     config.init.checkpoint = ""
 

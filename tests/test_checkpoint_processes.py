@@ -17,13 +17,13 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from vmae_jax import checkpoint, saving
+from vmae_jax.fingerprints import fingerprint
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 ENVIRONMENT = {
     **os.environ,
     "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}",
     "JAX_PLATFORMS": "cpu",
-    "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
 }
 DEADLINE = 120  # seconds for all processes of one start
 
@@ -43,6 +43,7 @@ for name in ("absl", "jax"):
 import numpy as np
 from test_checkpoint_processes import make_state, on_mesh, template, same
 from vmae_jax import checkpoint, orbax_files, saving
+from orbax.checkpoint._src.path import async_path
 mesh = jax.sharding.Mesh(np.asarray(jax.devices()), ("data",))
 def tell(**facts):
     print("FACTS " + json.dumps(facts), flush=True)
@@ -90,16 +91,18 @@ def same(state: dict[str, jax.Array], expected: dict[str, np.ndarray]) -> bool:
     )
 
 
-def run_processes(script: str, *arguments: object, count: int = 2) -> list[str]:
+def run_processes(script: str, *arguments: object, count: int = 2, devices: int = 2) -> list[str]:
     """The output of each; all have to end well, and in time."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
+    flags = f"--xla_force_host_platform_device_count={devices}"
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", PREAMBLE + script, str(i), str(count), str(port),
              *map(str, arguments)],
-            env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            env=ENVIRONMENT | {"XLA_FLAGS": flags}, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )
         for i in range(count)
     ]  # fmt: skip
@@ -132,6 +135,16 @@ restored = checkpoint.restore_newest(here / "one", template(mesh))  # of a singl
 tell(step=restored.step, same=same(restored.state, make_state(7)))
 """
 
+EIGHT_DEVICES = """
+checkpoints = saving.Checkpoints(here / "eight", keep=1)
+checkpoints.save(on_mesh(make_state(8), mesh), 8, {})
+checkpoints.wait()
+restored = checkpoint.restore_newest(here / "one", template(mesh))
+shards = restored.state["kernel"].addressable_shards
+tell(step=restored.step, same=same(restored.state, make_state(7)), shards=len(shards),
+     rows=[s.data.shape[0] for s in shards])
+"""
+
 FALL_BACK = """
 def read_tree(path, like, original=orbax_files.read_tree):
     if index == 1 and path.name == "20":
@@ -145,6 +158,16 @@ tell(step=restored.step, same=same(restored.state, make_state(10)),
 
 # one of them cannot write any more: the files of a state are larger than this
 checkpoints = saving.Checkpoints(here / "two", keep=3)
+
+# the first alone makes the folder, and cannot
+def fail(*args, **kwargs):
+    raise OSError(5, "a fault of the first process")
+if index == 0:
+    async_path.mkdir, mkdir = fail, async_path.mkdir
+checkpoints.save(on_mesh(make_state(35), mesh), 35, {})
+if index == 0:
+    async_path.mkdir = mkdir
+
 soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
 if index == 1:
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
@@ -196,4 +219,18 @@ def test_they_fall_back_to_the_same_step_and_a_failed_save_of_one_is_no_hang(sav
     lines = [line for line in outputs[0].splitlines() if line.startswith("LOG ")]
     assert sum("30 is damaged" in line for line in lines) == 1
     assert sum("only this process cannot read it" in line for line in lines) == 1
-    assert sum("checkpoint 40 was not saved" in line for line in lines) == 1
+    assert sum("checkpoint 35 was not saved: OSError: [Errno 5]" in line for line in lines) == 1, [
+        x[:500] for x in lines if "35" in x
+    ]
+    (line,) = [line for line in lines if "checkpoint 40 was not saved" in line]
+    assert "File too large" in line
+
+
+def test_eight_devices_and_one(saved):
+    (output,) = run_processes(EIGHT_DEVICES, saved, count=1, devices=8)
+    assert facts(output) == [{"step": 7, "same": True, "shards": 8, "rows": [1] * 8}]
+    mesh = jax.sharding.Mesh(np.asarray(jax.devices()[:1]), ("data",))
+    restored = checkpoint.restore_newest(saved / "eight", template(mesh))
+    assert restored.step == 8
+    assert same(restored.state, make_state(8))
+    assert restored.info["fingerprint"] == fingerprint(on_mesh(make_state(8), mesh))

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import ast
-import functools
 import importlib
 import operator
 import pathlib
 
 import jax
-import jax.numpy as jnp
 import pytest
 from ml_collections import config_dict
 
-import train
-from vmae_jax import objectives, optim, training
-from vmae_jax.vit import Compute
+from configs import default as defaults
+from vmae_jax import assembly
 
-CONFIGS = sorted(p.stem for p in (pathlib.Path(train.__file__).parent / "configs").glob("*.py"))
+CONFIGS = sorted(p.stem for p in pathlib.Path(defaults.__file__).parent.glob("*.py"))
 RECIPES = [name for name in CONFIGS if name != "default"]
 
 
@@ -43,7 +40,7 @@ def test_a_recipe_adds_no_option_of_its_own(name):
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_assigns_only_what_differs(name):
     default, recipe = load("default"), load(name)
-    source = (pathlib.Path(train.__file__).parent / "configs" / f"{name}.py").read_text()
+    source = (pathlib.Path(defaults.__file__).parent / f"{name}.py").read_text()
     targets = [
         ast.unparse(target)
         for node in ast.walk(ast.parse(source))
@@ -60,27 +57,12 @@ def test_a_recipe_assigns_only_what_differs(name):
 @pytest.mark.parametrize("name", RECIPES)
 def test_the_train_step_of_a_recipe_traces(name):
     config = load(name)
-    model = train.make_model_config(config)
-    compute = Compute(**config.compute)
-    schedule = train.make_schedule(config, num_records=10**6)
-    optimizer = optim.make_optimizer(schedule, **config.optimizer)
-    state = jax.eval_shape(
-        functools.partial(training.init_state, model, compute, optimizer, seed=0)
-    )
-    clip = (model.num_frames, *model.frame_size, model.num_channels)
-    batch = {"video": jax.ShapeDtypeStruct((config.data.batch_size, *clip), jnp.uint8)}
-    step = functools.partial(
-        training.train_step,
-        graphdef=training.graph_definition(model, compute),
-        objective=objectives.make_objective(**config.objective),
-        optimizer=optimizer,
-        schedule=schedule,
-        seed=0,
-    )
-    after, metrics = jax.eval_shape(step, state, batch)
+    steps = assembly.make_steps(config, num_records=10**6)
+    state = steps.state
+    after, metrics = jax.eval_shape(steps.train, state, steps.batch)
     assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(
         lambda x: (x.shape, x.dtype), state
     )
     assert {name: value.shape for name, value in metrics.items()} == {
-        "loss": (), "grad_norm": (), "learning_rate": ()
+        "loss": (), "grad_norm": (), "learning_rate": (), "skipped": (), "streak": ()
     }  # fmt: skip

@@ -122,6 +122,8 @@ def test_the_file_survives_a_kill_and_the_line_counts_all_starts(tmp_path, clock
     second.step(100)
     line = second.line()
     second.close()
+    clock[0] += 100  # pictures are drawn
+    second.close()
     # of 10 + 3600, 1800, 10 + 1800 s; half of the first 3600 is done again
     assert line == (
         "goodput 49.9 % of 2.0 h: steps 49.9 %, data 0.0 %, compiling 0.0 %, saving 0.0 %, "

@@ -11,8 +11,7 @@ from typing import NamedTuple
 
 import pytest
 
-import train
-from vmae_jax import objectives
+from vmae_jax import assembly, objectives
 
 
 class Row(NamedTuple):
@@ -53,7 +52,7 @@ def load(name: str):
 @recipes
 def test_the_schedule_is_the_published_one(name, row):
     # one video on disk must not shorten the run
-    schedule = train.make_schedule(load(name), num_records=1)
+    schedule = assembly.make_schedule(load(name), num_records=1)
     steps_per_epoch = row.num_clips // row.batch
     assert schedule.num_steps == row.epochs * steps_per_epoch
     assert schedule.warmup_steps == 40 * steps_per_epoch
@@ -63,21 +62,22 @@ def test_the_schedule_is_the_published_one(name, row):
 
 def test_the_schedule_of_the_best_known_run_in_steps():
     # by hand: 240436 // 2048 = 117
-    schedule = train.make_schedule(load("k400_b_800"), num_records=1)
+    schedule = assembly.make_schedule(load("k400_b_800"), num_records=1)
     assert (schedule.num_steps, schedule.warmup_steps) == (93_717, 4_680)
 
 
 @recipes
 def test_the_optimizer_is_the_published_one(name, row):
     assert load(name).optimizer.to_dict() == {
-        "weight_decay": 0.05, "betas": (0.9, 0.95), "eps": 1e-8, "clip_norm": None
+        "weight_decay": 0.05, "betas": (0.9, 0.95), "eps": 1e-8, "clip_norm": None,
+        "accumulation": 1,
     }  # fmt: skip
 
 
 @recipes
 def test_the_model_is_the_published_one(name, row):
     config = load(name)
-    model = train.make_model_config(config)
+    model = assembly.make_model_config(config)
     assert (model.hidden_size, model.decoder_num_hidden_layers) == (row.width, row.decoder_depth)
     assert (model.num_frames, model.frame_size, model.grid) == (16, (224, 224), (8, 14, 14))
     assert not model.use_mean_pooling
@@ -103,22 +103,22 @@ def test_the_data_are_the_published_ones(name, row):
 
 @recipes
 def test_prepared_data_leave_the_schedule_as_it_is(name, row):
-    before = train.make_schedule(load(name), num_records=1)
+    before = assembly.make_schedule(load(name), num_records=1)
     config = load(name)
     config.update_from_flattened_dict({"data.name": "prepared", "data.path": "/prepared"})
-    assert train.make_schedule(config, num_records=row.num_clips // 2) == before
+    assert assembly.make_schedule(config, num_records=row.num_clips // 2) == before
 
 
 def test_without_a_number_of_clips_an_epoch_is_what_there_is():
     config = load("k400_b_800")
     config.data.num_clips = None
-    assert train.make_schedule(config, num_records=10 * 2048 + 1).num_steps == 801 * 10
+    assert assembly.make_schedule(config, num_records=10 * 2048 + 1).num_steps == 801 * 10
 
 
 def test_an_epoch_counts_videos_and_not_the_crops_made_of_each():
     config = load("k400_b_800")
     config.data.repeat = 4  # VideoMAE V2: neither rates nor steps count the crops
     config.data.batch_size = 4 * 2048
-    assert train.make_schedule(config, num_records=1) == train.make_schedule(
+    assert assembly.make_schedule(config, num_records=1) == assembly.make_schedule(
         load("k400_b_800"), num_records=1
     )

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import jax.numpy as jnp
 import numpy as np
@@ -195,7 +196,7 @@ def test_a_misspelt_or_mistyped_option_is_named(argument, message, tmp_path):
         ({"compute.dtype": "int8"}, "must be a floating type"),
         (
             {"data.batch_size": 4, "data.repeat": 3},
-            "not a positive multiple of .* times data.repeat=3",
+            "data.batch_size=4 is not a positive multiple of .* times data.repeat=3",
         ),
         ({"data.repeat": 0}, "repeat=0 must be at least 1"),
         ({"data.resize": "bicubic"}, "resize='bicubic' is unknown; choose from cv2, pil"),
@@ -285,7 +286,8 @@ def evaluate(bad, skip):
         return {"loss": jnp.sum(red * batch["weight"]) / weight, "weight": weight}
 
     config = tiny_config(**{"data.num_threads": 0})
-    return train.evaluate(eval_step, None, held_out, config, sharding.make_mesh(4))
+    steps = types.SimpleNamespace(evaluate=eval_step, mesh=sharding.make_mesh())
+    return train.evaluate(steps, None, held_out, config)
 
 
 def test_held_out_means_count_each_clip_once_and_leave_bad_ones_out():

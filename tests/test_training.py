@@ -128,7 +128,7 @@ def our_run(**optimizer_changes) -> tuple[list[float], dict[str, np.ndarray]]:
     options = {"weight_decay": WEIGHT_DECAY, "betas": BETAS, "eps": EPS, "clip_norm": None}
     optimizer = optim.make_optimizer(schedule, **{**options, **optimizer_changes})
     params = nnx.to_pure_dict(nnx.state(random_start(), nnx.Param))
-    state = training.TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+    state = training.fresh_state(params, optimizer)
     graphdef = training.graph_definition(CONFIG, Compute())
     step = jax.jit(
         functools.partial(
@@ -155,6 +155,89 @@ def differences(ours, theirs) -> tuple[float, float]:
     square = sum(np.sum((ours[1][k].astype(np.float64) - theirs[1][k]) ** 2) for k in theirs[1])
     norm = sum(np.sum(theirs[1][k].astype(np.float64) ** 2) for k in theirs[1])
     return losses, float(np.sqrt(square / norm))
+
+
+def small_step(**changes):
+    """(a state, a step whose loss is multiplied by the batch's "factor")."""
+    schedule = optim.Schedule(1e-2, 1e-4, 2, 20)
+    optimizer = optim.make_optimizer(
+        schedule, weight_decay=0.05, betas=(0.9, 0.95), eps=1e-8, clip_norm=None
+    )
+    objective = objectives.make_objective("pretraining", mask_ratio=MASK_RATIO)
+
+    def poisoned(model, batch, key):
+        loss, _ = objective(model, {"video": batch["video"]}, key)
+        loss = loss * jnp.mean(batch["factor"])
+        return loss, {"loss": loss}
+
+    step = jax.jit(
+        functools.partial(
+            training.train_step,
+            graphdef=training.graph_definition(CONFIG, Compute()),
+            objective=poisoned,
+            optimizer=optimizer,
+            schedule=schedule,
+            seed=SEED,
+            **changes,
+        )
+    )
+    params = nnx.to_pure_dict(nnx.state(random_start(), nnx.Param))
+    return training.fresh_state(params, optimizer), step
+
+
+def factor(value: float) -> np.ndarray:
+    return np.full(BATCH_SIZE, value, np.float32)
+
+
+@pytest.mark.parametrize("poison", [np.nan, np.inf])
+def test_a_step_that_is_not_finite_changes_nothing_but_the_counters(poison, hasty_compiler):
+    state, step = small_step()
+    for number in (0, 1):
+        state, _ = step(state, {"video": clips(number), "factor": factor(1)})
+    for streak in (1, 2):
+        after, metrics = step(state, {"video": clips(2), "factor": factor(poison)})
+        assert (int(metrics["skipped"]), int(metrics["streak"])) == (streak, streak)
+        assert not np.isfinite(metrics["loss"])
+        for part in ("params", "opt_state"):
+            jax.tree.map(np.testing.assert_array_equal, getattr(after, part), getattr(state, part))
+        state = after
+    assert int(state.step) == 4
+    state, metrics = step(state, {"video": clips(3), "factor": factor(1)})
+    assert (int(metrics["skipped"]), int(metrics["streak"])) == (2, 0)
+    # the third update: the schedule of 2 steps of warmup and 18 of cosine goes on where it was
+    third = optim.Schedule(1e-2, 1e-4, 2, 20)(2)
+    assert float(metrics["learning_rate"]) == pytest.approx(float(third))
+    assert int(state.opt_state["adam"].count) == 3
+
+
+def test_micro_batches_give_the_gradient_and_the_masks_of_the_whole(hasty_compiler):
+    batch = {"video": clips(0), "factor": factor(1)}
+    after = {}
+    for accumulation in (1, 2, 4):
+        state, step = small_step(accumulation=accumulation)
+        for _ in range(2):
+            state, metrics = step(state, batch)
+        after[accumulation] = state.params, metrics
+    for accumulation in (2, 4):
+        for x, y in zip(*(jax.tree.leaves(after[n]) for n in (1, accumulation)), strict=True):
+            np.testing.assert_allclose(x, y, rtol=2e-4, atol=2e-6)
+
+
+def test_micro_batches_keep_the_crops_of_a_video_together():
+    seen = []
+
+    def look(video, boxes, keys):
+        seen.append((video, boxes, keys))
+        return jnp.zeros(())
+
+    videos, boxes = jnp.arange(4)[:, None], jnp.arange(4 * 3).reshape(4, 3, 1)
+    keys = jnp.arange(4 * 3)  # one for each crop, in order
+    with jax.disable_jit():
+        training._mean_over_micro_batches(look, (videos, boxes, keys), 2)
+    for video, box, key in seen[1:]:  # the first is traced for its shape
+        assert box.reshape(-1).tolist() == key.tolist()
+        assert (key.reshape(2, 3) // 3).tolist() == (video * jnp.ones((2, 3))).tolist()
+    assert sorted(jnp.concatenate([key for *_, key in seen[1:]]).tolist()) == list(range(12))
 
 
 LOSS_TOLERANCE, WEIGHT_TOLERANCE = 5e-6, 5e-5

@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 
 from vmae_jax import objectives, optim, sharding, training
 from vmae_jax.config import VideoMAEConfig
-from vmae_jax.vit import Compute
+from vmae_jax.vit import Compute, resolve_attention
 
 
 class Steps(NamedTuple):
@@ -34,6 +34,7 @@ class Steps(NamedTuple):
       compute: how it is computed.
       graphdef: of the model.
       schedule: step -> learning rate.
+      attention: which kernel computes it and why, a line for the log.
     """
 
     init: Callable
@@ -46,6 +47,7 @@ class Steps(NamedTuple):
     compute: Compute
     graphdef: nnx.GraphDef
     schedule: optim.Schedule
+    attention: str
 
 
 def make_steps(
@@ -67,7 +69,9 @@ def make_steps(
     """
     devices = jax.devices() if devices is None else list(devices)
     model = make_model_config(config)
-    compute = Compute(**config.compute)
+    compute, attention = resolve_attention(
+        Compute(**config.compute), model, None if devices == jax.devices() else devices[0].platform
+    )
     mesh = sharding.make_mesh(
         **config.mesh,
         heads=(model.num_attention_heads, model.decoder_num_attention_heads),
@@ -115,6 +119,7 @@ def make_steps(
         compute=compute,
         graphdef=bound["graphdef"],
         schedule=schedule,
+        attention=attention,
     )
 
 

@@ -13,11 +13,13 @@ import contextlib
 import json
 import logging
 import os
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from etils import epath
 
 from vmae_jax import orbax_files
@@ -55,6 +57,21 @@ class Restored(NamedTuple):
     step: int
     info: dict[str, Any]
     path: str
+
+
+def describe_arrays(tree: Any) -> dict[str, str]:
+    """E.g. {"params/encoder/output/kernel": "float32[12,3072,768]", ...}; shapes alone will do."""
+    return {
+        name: f"{np.dtype(leaf.dtype)}[{','.join(map(str, leaf.shape))}]"
+        for name, leaf in named_leaves(tree).items()
+    }
+
+
+def checksum(info: Mapping[str, Any]) -> int:
+    """Of all that is saved beside the arrays, itself left out."""
+    rest = {name: value for name, value in info.items() if name != "checksum"}
+    # as they will be read: lists for tuples, text for the keys
+    return zlib.crc32(json.dumps(json.loads(json.dumps(rest)), sort_keys=True).encode())
 
 
 def restore_newest(directory: str | os.PathLike, template: Any) -> Restored | None:
@@ -204,17 +221,31 @@ def _load(path: epath.Path, template: Any) -> tuple[dict[str, Any], Any]:
 
 
 def _read_header(path: epath.Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The info of a checkpoint of a format that is known, and the tree that it holds."""
+    """The info of a checkpoint of a format that is known, and the tree that it holds.
+
+    What it holds is written down twice. Only if both say the same it is compared with a template:
+    damage must not look like another model.
+    """
     with _damage_named(path):
         info, stored = orbax_files.read_header(path)
-        version, step, prints = info["format"], info["step"], info["fingerprint"]
-        if not (isinstance(version, int) and isinstance(step, int) and isinstance(prints, dict)):
-            raise TypeError(f"format {version!r}, step {step!r} in {orbax_files.METADATA_FILE}")
+        version = info["format"]
+        if not isinstance(version, int) or version < 1:
+            raise TypeError(f"format {version!r} in {orbax_files.METADATA_FILE}")
+        # newer formats have it as well
+        if version > 1 and info["checksum"] != checksum(info):
+            raise ValueError(f"{orbax_files.METADATA_FILE} is not as it was written")
     if version not in _LACKING:
         raise CheckpointMismatch(
             f"{path} was written by a newer version (format {version}; this one reads up to "
             f"{FORMAT}); use that version, or start with another workdir."
         )
+    with _damage_named(path):
+        found = describe_arrays(stored)
+        expected = info.get("arrays") or {name: found.get(name, "") for name in info["fingerprint"]}
+        if odd := sorted(
+            n for n in expected.keys() | found.keys() if expected.get(n) != found.get(n)
+        ):
+            raise ValueError(f"{_some(odd)} not listed as saved")
     return info, stored
 
 
@@ -244,7 +275,7 @@ def _compare(path: epath.Path, saved: Mapping[str, int], found: Mapping[str, int
     # a leaf that the format lacks was never saved
     wrong = [name for name, value in found.items() if saved.get(name, value) != value]
     if wrong:
-        raise CheckpointError(f"{path} is damaged: {', '.join(wrong)} changed since it was saved.")
+        raise CheckpointError(f"{path} is damaged: {_some(wrong)} changed since it was saved.")
 
 
 def find_step(path: str | os.PathLike) -> epath.Path | None:
@@ -280,6 +311,12 @@ def read_params(path: str | os.PathLike) -> tuple[dict[str, jax.Array], dict[str
 
     restored = restore(path, {"params": _together(template)})
     return named_leaves(restored.state["params"]), restored.info
+
+
+def _some(names: list[str], most: int = 5) -> str:
+    """The first few, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 @contextlib.contextmanager

@@ -164,8 +164,10 @@ def end_all_on_error() -> Iterator[None]:
         code = error.code if isinstance(error, SystemExit) else exit_code(error)
         if global_state.client is None or code in (None, DONE, PREEMPTED):
             raise
-        traceback.print_exc()
-        logger.error("%s in process %d", describe(code), global_state.process_id)
+        if code == CRASH:
+            traceback.print_exc()
+        message = " ".join(str(error).split())
+        logger.error("process %d: %s: %s", global_state.process_id, describe(code), message)
         end(code)
 
 

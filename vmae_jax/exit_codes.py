@@ -36,7 +36,11 @@ MEANINGS = {
 }
 
 # What no second try mends.
-_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+_DISK = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),  # no room
+    *(errno.EROFS, errno.EACCES, errno.EPERM),  # closed
+    *(errno.EEXIST, errno.ENOTDIR, errno.EISDIR),  # a file where a folder should be
+}
 # Statuses that come from machines, not from arguments.
 _STATUS = re.compile(
     "(ABORTED|CANCELLED|DATA_LOSS|DEADLINE_EXCEEDED|FAILED_PRECONDITION|INTERNAL"

@@ -104,10 +104,11 @@ class Goodput:
         return summarize([self._record(self.seconds())]).after(self._past).line()
 
     def close(self) -> None:
-        """Writes for the last time."""
+        """Writes for the last time, after the last step; what comes later is not counted."""
         if self._file is not None:
             self.write()
             self._file.close()
+            self._file = None
 
     def _record(self, seconds: Mapping[str, float]) -> str:
         record = {"began": self._began, "from_step": self._from_step, "step": self._step}

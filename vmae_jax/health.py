@@ -113,14 +113,14 @@ class Health:
         self._streak.clear()
         for name in _WATCHED:
             usual = self._usual[name]
-            if usual.is_exceeded_by(floats[name]):
+            if floats[name] > usual.limit():
                 self._record(
                     done,
                     f"{name} spike",
                     {name: floats[name], "usual": usual.mean},
                     logging.WARNING,
                 )
-            usual.add(floats[name])
+            usual.add(min(floats[name], usual.limit()))  # a spike must not hide the next one
 
     def _skipped(self, done: _Pending, floats: Mapping[str, float]) -> None:
         wrong = next((n for n in _WATCHED if not math.isfinite(floats[n])), "loss")
@@ -194,10 +194,12 @@ class _Usual:
         self.mean += share * change
         self._variance = (1 - share) * (self._variance + share * change**2)
 
-    def is_exceeded_by(self, value: float) -> bool:
-        limit = self.mean + self._DEVIATIONS * math.sqrt(self._variance)
-        # a number that hardly moves makes spikes of nothing
-        return self._count >= self._WARMUP and value > max(limit, 1.05 * self.mean)
+    def limit(self) -> float:
+        """What is above it is a spike."""
+        if self._count < self._WARMUP:
+            return math.inf
+        # a number that hardly moves would make spikes of nothing
+        return max(self.mean + self._DEVIATIONS * math.sqrt(self._variance), 1.05 * self.mean)
 
 
 def _few(clip_ids: Sequence[str]) -> str:

@@ -7,8 +7,12 @@ made, fails if any step in it is damaged, and deletes what others are writing.
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
-from collections.abc import Callable, Mapping
+import re
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import jax
@@ -21,6 +25,7 @@ METADATA_FILE = "_CHECKPOINT_METADATA"
 COMMIT_FILE = "commit_success.txt"  # the last file that is written
 TEMPORARY = ".orbax-checkpoint-tmp"  # follows the name of a step that is being written
 _STATE = "state"
+_ORBAX = re.compile(r"[/\\]orbax[/\\]checkpoint[/\\]")
 _T = TypeVar("_T")
 
 # Where the processes of a save wait for one another, in this order.
@@ -34,13 +39,16 @@ _BARRIERS = (
 )
 
 
-def _is_ours(record: logging.LogRecord) -> bool:
-    return "/orbax/" not in record.pathname
+def _is_not_from_orbax(record: logging.LogRecord) -> bool:
+    frame = sys._getframe()
+    while frame is not None and not _ORBAX.search(frame.f_code.co_filename):
+        frame = frame.f_back
+    return frame is None
 
 
 # Whatever goes wrong in Orbax is raised as well, and said in one line by those who called it; its
 # own account of a damaged file fills screens.
-logging.getLogger("absl").addFilter(_is_ours)
+logging.getLogger("absl").addFilter(_is_not_from_orbax)
 
 
 def start_save(
@@ -86,7 +94,7 @@ def read_header(path: epath.Path) -> tuple[dict[str, Any], dict[str, Any]]:
     Raises:
       Exception: whatever Orbax makes of a damaged file.
     """
-    with _alone():
+    with _quietly(), _alone():
         metadata = ocp.checkpointables_metadata(path)
     return dict(metadata.custom_metadata), metadata.metadata[_STATE]
 
@@ -102,7 +110,7 @@ def read_tree(path: epath.Path, template: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
       Exception: whatever Orbax makes of a damaged file.
     """
-    with _alone():
+    with _quietly(), _alone():
         tree = ocp.load_checkpointables(path, {_STATE: template})[_STATE]
     for leaf in jax.tree.leaves(tree):  # Orbax hands back the template's leaf for a name it lacks
         if not isinstance(leaf, jax.Array):
@@ -119,6 +127,29 @@ def skip_operations(until: int) -> None:
     """Counts up: processes that have not loaded equally often would wait for one another."""
     while operation() < until:
         synchronization.OperationIdGenerator.next_operation_id()
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Lets an error through, and nothing else.
+
+    The other reads that were under way end nowhere, which asyncio and uvloop report at length, as
+    soon as the error lets go of them.
+    """
+    asyncio_logger, hook = logging.getLogger("asyncio"), sys.unraisablehook
+    was_disabled = asyncio_logger.disabled
+    asyncio_logger.disabled, sys.unraisablehook = True, lambda unraisable: None
+    try:
+        yield
+    except Exception as error:
+        cause: BaseException | None = error
+        while cause is not None:
+            traceback.clear_frames(cause.__traceback__)
+            cause = cause.__cause__ or cause.__context__
+        gc.collect()
+        raise
+    finally:
+        asyncio_logger.disabled, sys.unraisablehook = was_disabled, hook
 
 
 def _release_others(number: int) -> None:

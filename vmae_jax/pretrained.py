@@ -24,6 +24,7 @@ from flax import nnx
 
 from vmae_jax import checkpoint, hub, layouts, weight_files
 from vmae_jax.config import ORIGINAL_EPSILONS, SIZES, VideoMAEConfig
+from vmae_jax.data.storage import is_remote
 from vmae_jax.layouts import Layout, Row
 from vmae_jax.torch_file import open_torch_file
 from vmae_jax.torch_pickle import LazyTensor
@@ -109,7 +110,9 @@ def open_checkpoint(path: str | os.PathLike, revision: str | None = None) -> Ite
         raise ValueError(
             f"revision={revision!r} is for hub ids, and {path!r} is a path; leave it out."
         )
-    if os.path.isdir(path) and (step := checkpoint.find_step(path)) is not None:
+    if (is_remote(path) or os.path.isdir(path)) and (
+        step := checkpoint.find_step(path)
+    ) is not None:
         yield _open_run(step)
     elif os.path.isfile(os.path.join(path, DEEPSPEED_FILE)):
         with _open_torch(os.path.join(path, DEEPSPEED_FILE)) as tensors:

@@ -114,9 +114,7 @@ class _Clerk:
                 if now >= notice:  # also finds out who has gone again
                     self._tell({"waiting_for": missing})
                     notice = now + _NOTICE
-                if now >= say:
-                    logger.info("waiting for process %s", ", ".join(map(str, missing)))
-                    say = now + _SAY
+                say = _say(missing, say)
                 listener.settimeout(min(_NOTICE, deadline - now))
                 with contextlib.suppress(TimeoutError, OSError):
                     self._take(listener.accept()[0])
@@ -190,16 +188,20 @@ def _report(place: Place, me: dict, timeout: float) -> dict:
                     if "missing" in message:
                         return message
                     missing = message["waiting_for"]
-                    if time.monotonic() >= say:
-                        logger.info("waiting for process %s", ", ".join(map(str, missing)))
-                        say = time.monotonic() + _SAY
+                    say = _say(missing, say)
         except (OSError, ValueError, TypeError, KeyError):
             missing = [0]
-        if time.monotonic() >= say:
-            logger.info("waiting for process 0 at %s", place.address)
-            say = time.monotonic() + _SAY
+        say = _say(missing, say)
         time.sleep(_RETRY)
     return {"missing": missing, "error": "", "hosts": []}
+
+
+def _say(missing: list[int], when: float) -> float:
+    """Logs who is missing, if it is time for that; when it will be again."""
+    if time.monotonic() < when:
+        return when
+    logger.info("waiting for process %s", ", ".join(map(str, missing[:20])))
+    return time.monotonic() + _SAY
 
 
 def split_address(address: str) -> tuple[str, int]:

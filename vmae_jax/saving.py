@@ -9,17 +9,17 @@ from __future__ import annotations
 import json
 import logging
 import os
-import threading
+import queue
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, TimeoutError
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from vmae_jax import orbax_files
-from vmae_jax.checkpoint import FORMAT
+from vmae_jax.background import Background
+from vmae_jax.checkpoint import FORMAT, checksum, describe_arrays
 from vmae_jax.distributed import all_gather_text
 from vmae_jax.fingerprints import start_fingerprint, to_plain
 from vmae_jax.retention import Retention
@@ -90,7 +90,8 @@ class Checkpoints:
         self.last_save: LastSave | None = None
         self.seconds_blocked = self.seconds_in_background = 0.0
         self._failures = 0
-        self._pending: tuple[int, Future] | None = None
+        self._last_failure: Failure | None = None
+        self._pending: tuple[int, Background] | None = None
         if jax.process_index() == 0:
             self._folder.open()
 
@@ -118,9 +119,17 @@ class Checkpoints:
         obstacle, operation = self._obstacle(step, state)
         if isinstance(obstacle, Failure):
             self._count_failure(step, obstacle)
-        elif not obstacle:
+        elif obstacle:
+            self._last_failure = None
+        else:
             orbax_files.skip_operations(operation)
-            about = {**info, "format": FORMAT, "step": step, "metrics": dict(metrics or {})}
+            about = {
+                **info,
+                "format": FORMAT,
+                "step": step,
+                "metrics": dict(metrics or {}),
+                "arrays": describe_arrays(state),
+            }
             self._start(state, step, about, started)
         self.seconds_blocked += time.perf_counter() - started
 
@@ -131,9 +140,9 @@ class Checkpoints:
           SaveFailed: if the last save failed.
         """
         started = time.perf_counter()
-        failure = self._finish()
+        self._finish()
         self.seconds_blocked += time.perf_counter() - started
-        if failure is not None:
+        if (failure := self._last_failure) is not None:
             raise SaveFailed(failure.errno, f"the last checkpoint is missing: {failure.message}")
 
     def close(self) -> None:
@@ -143,12 +152,14 @@ class Checkpoints:
         """
         if self._pending is None:
             return
-        (step, future), self._pending = self._pending, None
-        try:
-            future.result(None if jax.process_count() == 1 else _LAST_PATIENCE)
-        except Exception as error:
-            logger.error("checkpoint %d was not saved: %s", step, failure_of(error).message)
-            if jax.process_count() == 1:
+        (step, background), self._pending = self._pending, None
+        done = background.wait(None if jax.process_count() == 1 else _LAST_PATIENCE)
+        if not done:
+            logger.error("checkpoint %d was not saved within %.0f s", step, _LAST_PATIENCE)
+        elif background.error is not None:
+            message = failure_of(background.error).message
+            logger.error("checkpoint %d was not saved: %s", step, message)
+            if jax.process_index() == 0:
                 self._folder.remove_unfinished(step)
 
     def check_room(self, state: Any) -> None:
@@ -179,12 +190,12 @@ class Checkpoints:
     def _start(self, state: Any, step: int, about: dict[str, Any], started: float) -> None:
         path, tree = self._folder.path(step), to_plain(state)
         read_prints = start_fingerprint(state)
-        blocked: Future = Future()
+        returned: queue.SimpleQueue[float] = queue.SimpleQueue()
 
         def finish(wait: Callable[[], None]) -> None:
             wait()
             done = time.perf_counter()
-            moment = blocked.result()
+            moment = returned.get()
             self.last_save = LastSave(step, moment - started, done - moment)
             self.seconds_in_background += done - moment
             if jax.process_index() == 0:
@@ -195,53 +206,44 @@ class Checkpoints:
                 self._folder.tidy(step, about["metrics"])
 
         def start() -> Callable[[], None]:
-            return orbax_files.start_save(path, tree, {**about, "fingerprint": read_prints()})
+            whole = {**about, "fingerprint": read_prints()}
+            return orbax_files.start_save(path, tree, {**whole, "checksum": checksum(whole)})
 
         if jax.process_count() == 1:
             # Orbax spends a millisecond an array on preparations: more than it takes to copy them
             tree = jax.tree.map(_on_host, tree)
-            future = _in_background(lambda: finish(start()))
-        else:  # all processes have to meet, in the order in which they call
-            try:
-                wait = start()
-                future = _in_background(lambda: finish(wait))
-            except Exception as error:
-                future = Future()
-                future.set_exception(error)
-        blocked.set_result(time.perf_counter())
-        self._pending = step, future
+            background = Background(lambda: finish(start()), "checkpoint")
+        else:  # all processes have to meet there, each in the order of its calls
+            wait = _later(start)
+            background = Background(lambda: finish(wait), "checkpoint")
+        returned.put(time.perf_counter())
+        self._pending = step, background
 
-    def _finish(self) -> Failure | None:
+    def _finish(self) -> None:
         """Waits for the save in flight, in all processes, and counts it if it failed in any."""
         if self._pending is None:
-            return None
-        step, future = self._pending
+            return
+        step, background = self._pending
         while True:
-            failure: Failure | None = None
-            done = True
-            try:
-                # one that waits for a process that has failed would wait for minutes
-                future.result(None if jax.process_count() == 1 else _PATIENCE)
-            except TimeoutError as error:
-                done = future.done()
-                failure = failure_of(error) if done else None
-            except Exception as error:
-                failure = failure_of(error)
+            # one that waits for a process whose save has failed would wait for minutes
+            done = background.wait(None if jax.process_count() == 1 else _PATIENCE)
+            failure = failure_of(background.error) if done and background.error else None
             said = [json.loads(t) for t in all_gather_text("saved", json.dumps([done, failure]))]
             failures = [Failure(*failure) for _, failure in said if failure is not None]
             if failures or all(done for done, _ in said):
                 break
         self._pending = None
         if not failures:
-            self._failures = 0
-            return None
+            self._failures, self._last_failure = 0, None
+            return
         if jax.process_index() == 0:
             self._folder.remove_unfinished(step)
-        self._count_failure(step, failures[0])
-        return failures[0]
+        # the others only say that they were let down
+        self._count_failure(step, max(failures, key=lambda failure: failure.errno is not None))
 
     def _count_failure(self, step: int, failure: Failure) -> None:
         self._failures += 1
+        self._last_failure = failure
         if self._failures == MAX_FAILURES:
             raise SaveFailed(
                 failure.errno,
@@ -259,18 +261,17 @@ def _on_host(x: jax.Array) -> np.ndarray:
     return value.copy() if is_view else value
 
 
-def _in_background(work: Callable[[], None]) -> Future:
-    """Does it in a thread that a process does not wait for at its end."""
-    future: Future = Future()
+def _later(act: Callable[[], Callable[[], None]]) -> Callable[[], None]:
+    """What it returns; if it fails, a function that raises the error instead."""
+    try:
+        return act()
+    except Exception as error:
+        caught = error
 
-    def run() -> None:
-        try:
-            future.set_result(work())
-        except Exception as error:
-            future.set_exception(error)
+    def fail() -> None:
+        raise caught
 
-    threading.Thread(target=run, name="checkpoint", daemon=True).start()
-    return future
+    return fail
 
 
 def _num_bytes(tree: Any) -> int:

@@ -272,8 +272,8 @@ def to_devices(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Arr
 
 
 def describe(mesh: Mesh, state: Any) -> str:
-    """A table of who lies where: each parameter if anything is split, and the bytes of a train state
-    on one device.
+    """A table of who lies where: each parameter if anything is split, and the bytes of a train
+    state on one device.
 
     Args:
       state: a train state (or its shapes, with shardings).

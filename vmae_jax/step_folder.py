@@ -124,7 +124,7 @@ class StepFolder:
         final = self.path(step)
         for path in (final, self.directory / f"{step}{orbax_files.TEMPORARY}"):
             try:
-                if path.is_dir() and not (path == final and is_finished(path)):
+                if path.exists() and not (path == final and is_finished(path)):
                     _remove(path)
             except OSError as error:
                 logger.warning("%s cannot be removed: %s", path, failure_of(error).message)

@@ -19,16 +19,16 @@ import numpy as np
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
-from vmae_jax import randomness, sharding
+from vmae_jax import attention, randomness, sharding
 from vmae_jax.activations import ACTIVATIONS
+from vmae_jax.config import VideoMAEConfig
 
 REMAT_POLICIES = {
     # parameters that were gathered for a layer are gathered again rather than kept
     "none": jax.checkpoint_policies.save_anything_except_these_names(sharding.GATHERED),
-    "attention": jax.checkpoint_policies.save_only_these_names("attention_output"),
+    "attention": jax.checkpoint_policies.save_only_these_names(attention.OUTPUT_NAME),
     "full": jax.checkpoint_policies.nothing_saveable,
 }
-ATTENTION_IMPLEMENTATIONS = ("xla", "cudnn")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +42,9 @@ class Compute:
       param_dtype: in which parameters are stored (and gradients come back).
       precision: of fp32 matrix products: "highest" is full fp32 on every device, "default" lets a
         GPU use TF32 and a TPU bf16. Without effect on bf16.
-      attention: "xla" runs anywhere; "cudnn" is the fused kernel of NVIDIA GPUs (bf16 or fp16).
+      attention: "xla" runs anywhere; "cudnn" is the fused kernel of NVIDIA GPUs (bf16 or fp16),
+        "splash" that of TPUs (bf16). "auto" takes the best of JAX's default backend each time the
+        model is traced; `resolve_attention` decides once, and for any platform.
       remat: what the backward pass computes again instead of keeping: "none", "attention" (all of a
         block but the attention's output), "full" (the whole block).
       unroll: run the blocks as a Python loop would (for counting FLOPs); compiles slowly.
@@ -69,11 +71,34 @@ class Compute:
             object.__setattr__(self, name, dtype)
         for name, known in (
             ("precision", ("default", "high", "highest")),
-            ("attention", ATTENTION_IMPLEMENTATIONS),
+            ("attention", attention.IMPLEMENTATIONS),
             ("remat", tuple(REMAT_POLICIES)),
         ):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name}={getattr(self, name)!r} is unknown; choose from {known}.")
+
+
+def resolve_attention(
+    compute: Compute, config: VideoMAEConfig, platform: str | None = None
+) -> tuple[Compute, str]:
+    """`compute` with the attention that "auto" stands for, and a line for the log.
+
+    Args:
+      platform: where the model will run, "cpu", "gpu" or "tpu"; None is JAX's default backend.
+    Raises:
+      ValueError: if the attention that `compute` names cannot run there, or not in its dtype.
+    """
+    choice = attention.choose(
+        compute.attention,
+        platform=platform or attention.this_platform(),
+        dtype=compute.dtype,
+        head_dims=(
+            config.hidden_size // config.num_attention_heads,
+            config.decoder_hidden_size // config.decoder_num_attention_heads,
+        ),
+    )
+    resolved = dataclasses.replace(compute, attention=choice.implementation)
+    return resolved, f"attention: {choice.implementation} ({choice.reason})"
 
 
 class Initialization(NamedTuple):
@@ -193,10 +218,9 @@ class Attention(nnx.Module):
         drops = keys is not None and self.dropout_prob > 0
         if drops or output_probs or head_mask is not None:
             mixed, probs = self._explicit(q, k, v, keys if drops else None, head_mask)
+            mixed = checkpoint_name(mixed, attention.OUTPUT_NAME)
         else:
-            mixed = jax.nn.dot_product_attention(q, k, v, implementation=self.implementation)
-            probs = None
-        mixed = checkpoint_name(mixed, "attention_output")
+            mixed, probs = attention.dot_product_attention(q, k, v, self.implementation), None
         return self.output(mixed), probs if output_probs else None
 
     def _explicit(self, q, k, v, keys, head_mask):

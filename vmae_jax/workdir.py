@@ -26,6 +26,7 @@ NAME = "run_config.json"
 HARMLESS = (
     "run.",
     "mesh.",
+    "optimizer.accumulation",
     "compute.attention",
     "compute.remat",
     "data.path",

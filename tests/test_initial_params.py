@@ -1,0 +1,154 @@
+"""Starting from a trained encoder: it is that one bit for bit, and no difference goes unsaid."""
+
+from __future__ import annotations
+
+import logging
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+import vmae_jax
+from vmae_jax import export, layouts
+from vmae_jax.config import VideoMAEConfig
+from vmae_jax.fingerprints import named_leaves
+from vmae_jax.initial_params import ENCODER, initial_params
+from vmae_jax.training import make_model
+from vmae_jax.vit import Compute
+
+pytestmark = pytest.mark.usefixtures("hasty_compiler")
+
+CONFIG = VideoMAEConfig(
+    image_size=32, num_frames=4, hidden_size=24, num_hidden_layers=3, num_attention_heads=4,
+    intermediate_size=40, use_mean_pooling=False, layer_norm_eps=1e-6, decoder_hidden_size=12,
+    decoder_num_hidden_layers=1, decoder_num_attention_heads=2, decoder_intermediate_size=20,
+)  # fmt: skip
+
+
+def shapes(config: VideoMAEConfig = CONFIG, compute: Compute = Compute()) -> dict:
+    return nnx.to_pure_dict(
+        nnx.state(nnx.eval_shape(lambda: make_model(config, compute, seed=0)), nnx.Param)
+    )
+
+
+def fresh(config: VideoMAEConfig = CONFIG, compute: Compute = Compute()) -> dict:
+    """Not what a run draws, but nothing has to be compiled."""
+    return jax.tree.map(
+        lambda x: jax.device_put(np.full(x.shape, 0.25, x.dtype)), shapes(config, compute)
+    )
+
+
+@pytest.fixture(scope="module")
+def trained() -> vmae_jax.VideoMAEForPreTraining:
+    """Every parameter random, but nothing compiled."""
+    model = nnx.eval_shape(lambda: vmae_jax.VideoMAEForPreTraining(CONFIG))
+    rng = np.random.default_rng(1)
+    values = layouts.parameters(model.core)
+    layouts.set_parameters(
+        model.core, {path: rng.standard_normal(x.shape) for path, x in values.items()}
+    )
+    return model
+
+
+@pytest.fixture(scope="module")
+def run(trained, tmp_path_factory) -> pathlib.Path:
+    """The workdir of the trained model."""
+    workdir = tmp_path_factory.mktemp("run")
+    export.save_run(trained.core, workdir)
+    return workdir
+
+
+def assert_from(params: dict, trained: dict, untouched: dict) -> None:
+    """The encoder of the one and the rest of the other, bit for bit."""
+    found, rest = named_leaves(params), named_leaves(untouched)
+    assert found.keys() == rest.keys()
+    for name, value in found.items():
+        source = trained if name.split("/")[0] in ENCODER else rest
+        np.testing.assert_array_equal(np.asarray(value), np.asarray(source[name]), err_msg=name)
+
+
+@pytest.mark.parametrize("form", ["workdir", "step", "hugging_face", "pth"])
+def test_the_encoder_is_taken_and_the_decoder_left(form, trained, run, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    if form == "hugging_face":
+        trained.save_pretrained(tmp_path)
+        path = tmp_path
+    elif form == "pth":
+        pytest.importorskip("torch")
+        path = tmp_path / "model.pth"
+        with pytest.warns(UserWarning, match=r"num_attention_heads|decoder_norm_eps"):
+            export.save_official(trained.core, path)
+    else:
+        path = run / ("0" if form == "step" else "")
+    before = fresh()
+    params, lines = initial_params(path, before, CONFIG)
+    assert_from(params, layouts.parameters(trained.core), before)
+    assert any(line.startswith("the encoder is that of ") for line in lines)
+    assert "started decoder, decoder_head, decoder_norm, encoder_to_decoder, mask_token fresh, " \
+        "to be trained" in lines  # fmt: skip
+    assert any(line.startswith("dropped decoder, ") for line in lines)
+    for line in lines:
+        assert f"initial parameters: {line}" in caplog.text
+
+
+def test_another_decoder_and_other_clips_do_not_matter(trained, run):
+    config = CONFIG.replace(
+        decoder_hidden_size=16, decoder_num_hidden_layers=2, num_frames=8, image_size=48
+    )
+    before = fresh(config)
+    params, lines = initial_params(run, before, config)
+    assert_from(params, layouts.parameters(trained.core), before)
+    assert any("position tables made for 8 x 48 x 48" in line for line in lines)
+
+
+def test_dtypes_and_shardings_are_those_of_the_run(trained, run):
+    mesh = Mesh(np.asarray(jax.devices()[:1]), ("data",))
+    sharding = NamedSharding(mesh, PartitionSpec())
+    before = jax.device_put(fresh(compute=Compute(param_dtype=jnp.bfloat16)), sharding)
+    params, _ = initial_params(run, before, CONFIG)
+    for leaf in jax.tree.leaves(params):
+        assert leaf.dtype == jnp.bfloat16
+        assert leaf.sharding == sharding
+    kernel = layouts.parameters(trained.core)["encoder/output/kernel"]
+    np.testing.assert_array_equal(
+        named_leaves(params)["encoder/output/kernel"], kernel.astype(jnp.bfloat16)
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"num_hidden_layers": 2}, r"encoder/output/kernel \(3, 40, 24\) instead of \(2, 40, 24\)"),
+        ({"intermediate_size": 48}, r"\(3, 24, 40\) instead of \(3, 24, 48\)"),
+        ({"patch_size": 8}, "embeddings/kernel"),
+        ({"num_attention_heads": 3}, "num_attention_heads=4, and the run has 3"),
+        ({"hidden_act": "relu"}, "hidden_act=gelu, and the run has relu"),
+        ({"qkv_bias": False}, "unexpected: encoder/attention/q_bias, encoder/attention/v_bias"),
+    ],
+)
+def test_another_encoder_is_refused(changes, named, run):
+    config = CONFIG.replace(**changes)
+    with pytest.raises(ValueError, match=named):
+        initial_params(run, fresh(config), config)
+
+
+def test_an_encoder_without_its_norm_is_refused(random_model, tmp_path):
+    config = CONFIG.replace(use_mean_pooling=True)
+    model = random_model(vmae_jax.VideoMAEForVideoClassification, config)
+    export.save_run(model.core, tmp_path)
+    with pytest.raises(ValueError, match="missing: layernorm/bias, layernorm/scale"):
+        initial_params(tmp_path, fresh(), CONFIG)
+
+
+def test_shapes_are_no_parameters(run):
+    with pytest.raises(ValueError, match="embeddings/bias is a placeholder, ShapeDtypeStruct"):
+        initial_params(run, shapes(), CONFIG)
+
+
+def test_nothing_there_is_said(tmp_path):
+    with pytest.raises(FileNotFoundError, match="absent"):
+        initial_params(tmp_path / "absent", fresh(), CONFIG)
