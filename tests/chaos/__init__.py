@@ -1,6 +1,7 @@
 """The fault campaign: a tiny run is hurt in every way we know, and has to end as if unhurt.
 
-    python -m tests.chaos --out benchmarks/results/chaos_cpu.json      # or: make chaos
+    make chaos          # all of it
+    python -m tests.chaos T1 soak
 
 `__main__` lists the rows, one file per group of faults has their functions, `campaign` runs and
 reports them. A run under test is `faulty_train.py`: the real train.py, in whose process `hooks`

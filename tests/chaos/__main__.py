@@ -11,10 +11,19 @@ import time
 from pathlib import Path
 
 from tests.chaos import (
-    damage, disks, kills, layouts, neighbours, nonfinite, partial_restore, preemption, report,
-    silence, soak,
+    damage,
+    disks,
+    kills,
+    layouts,
+    neighbours,
+    nonfinite,
+    partial_restore,
+    preemption,
+    report,
+    silence,
+    soak,
 )  # fmt: skip
-from tests.chaos.campaign import Row, run_rows, say
+from tests.chaos.campaign import Row, run_rows
 from tests.chaos.mounts import with_own_mounts
 
 SAME = "same losses, clips and state as a run that nothing happened to"
@@ -52,7 +61,8 @@ def main() -> int:
     """Parses, runs, writes."""
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     parser.add_argument("rows", nargs="*", metavar="ROW", help="e.g. T1 soak; all by default")
-    parser.add_argument("--out", type=Path, help="JSON; a page of the same name (.md) beside it")
+    parser.add_argument("--out", type=Path, help="JSON of all outcomes")
+    parser.add_argument("--page", type=Path, help="the same to be read, Markdown")
     parser.add_argument("--folder", type=Path, help="for the runs; a temporary one by default")
     arguments = parser.parse_args()
     names = {row.name for row in ROWS}
@@ -72,8 +82,8 @@ def main() -> int:
     print(report.as_markdown(found))
     if arguments.out:
         arguments.out.write_text(json.dumps(found, indent=1) + "\n")
-        arguments.out.with_suffix(".md").write_text(report.as_markdown(found))
-        say(f"written: {arguments.out}")
+    if arguments.page:
+        arguments.page.write_text(report.as_markdown(found))
     return 0 if found["held"] else 1
 
 

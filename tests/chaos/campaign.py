@@ -95,6 +95,10 @@ class Shared:
                     video_corpus.encode(path, frames=12, size=(36, 48), first_number=i)
         return folder
 
+    def run(self, name: str, **arguments: Any) -> Run:
+        """A new run, see `Run`."""
+        return Run(self.folder / name, self.cache, **arguments)
+
     def clean(self, **settings: Any) -> Run:
         """The finished run of these settings, see `Run`."""
         name = repr(sorted(settings.items()))
@@ -103,8 +107,7 @@ class Shared:
             lock, runs = self._clean.setdefault(name, (threading.Lock(), []))
         with lock:
             if not runs:
-                folder = self.folder / f"clean_{number}"
-                runs.append(Run(folder, self.cache, **settings).done())
+                runs.append(self.run(f"clean_{number}", **settings).done())
         return runs[0]
 
 
@@ -120,7 +123,7 @@ class Scene:
 
     def run(self, name: str, **arguments: Any) -> Run:
         """A new run, see `Run`."""
-        return Run(self.folder / name, self.shared.cache, **arguments)
+        return self.shared.run(f"{self.row.name}/{name}", **arguments)
 
     def say(self, text: object) -> None:
         """A line of progress."""

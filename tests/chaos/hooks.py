@@ -14,7 +14,6 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, wait
 from pathlib import Path
 
 from tests.chaos import faults, notes
@@ -46,7 +45,7 @@ class Hooks:
 
     def __init__(self, folder: Path, process: int, pace: float):
         self._folder, self._process, self._pace = folder, process, pace
-        self._save: Future | None = None  # the last one, perhaps still going on
+        self._save: threading.Thread | None = None  # the last one, perhaps still going on
         self._armed: tuple[Fault, int] | None = None  # of the place "writing"
 
     def install(self) -> None:
@@ -62,7 +61,7 @@ class Hooks:
         time.sleep(self._pace)
         if fault := self._take("step", step):
             if self._save is not None:
-                wait([self._save])
+                self._save.join()
             act(fault, self._folder)
 
     def note_batch(self, step: int, clip_ids: list[str]) -> None:

@@ -9,9 +9,10 @@ from tests.chaos import faults
 from tests.chaos.campaign import Scene
 from tests.chaos.faults import Fault
 from tests.chaos.hooks import SAVE_PLACES
+from tests.chaos.runs import SETTINGS
 from tests.chaos.watch import Watch
 
-EVERY = 5  # steps between saves
+EVERY = SETTINGS["run.save_every_steps"]
 ORPHANS_GONE = 5.0  # seconds
 SURVIVOR_GONE = 15.0  # seconds
 _KILL = "kill -9"
@@ -46,7 +47,6 @@ def one_process(scene: Scene, count: int = 20) -> None:
         "data__name": "video_folder",
         "data__path": str(scene.shared.videos()),
         "schedule__num_steps": EVERY * (count + 2),
-        "run__save_every_steps": EVERY,
     }
     run = scene.run("run", faults=plan(count, seed=1), supervise=6, **settings)
     watch = Watch(run.folder)
@@ -67,7 +67,6 @@ def two_processes(scene: Scene, count: int = 12) -> None:
     settings = {
         "count": 2,
         "schedule__num_steps": EVERY * (count + 2),
-        "run__save_every_steps": EVERY,
     }
     run = scene.run("run", faults=plan(count, seed=2, processes=2), supervise=6, **settings)
     watch = Watch(run.folder)

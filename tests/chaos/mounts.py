@@ -32,9 +32,9 @@ def with_own_mounts() -> None:
 def why_no_mounts() -> str | None:
     """Why nothing can be mounted here, or None."""
     if os.environ.get(_INSIDE):
-        with tempfile.TemporaryDirectory() as folder, contextlib.suppress(OSError):
-            with small_disk(Path(folder) / "probe", 1):
-                return None
+        probe = Path(tempfile.mkdtemp())
+        with contextlib.suppress(OSError), small_disk(probe, 1):
+            return None
     return "neither root nor a user namespace can be had, so no small disk can be mounted"
 
 

@@ -1,18 +1,18 @@
 """A tiny run under test: started with a plan of faults, watched, and what it leaves.
 
-    run = Run(folder, faults=[Fault("kill -9", 12)], supervise=5)
-    run.finish()
-    problem = run.differs_from(clean_run)     # None: bit by bit the same
+run = Run(folder, faults=[Fault("kill -9", 12)], supervise=5)
+run.finish()
+problem = run.differs_from(clean_run)     # None: bit by bit the same
 """
 
 from __future__ import annotations
 
 import json
 import os
-import signal
+import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -249,6 +249,17 @@ class Run:
         except AssertionError as error:
             return str(error)
         return None
+
+
+def facts_of(module: str, *arguments: object, deadline: float = 900) -> list[dict[str, Any]]:
+    """What a module of ours says when it is run by itself: a line of JSON for each fact."""
+    done = subprocess.run(
+        [sys.executable, "-m", module, *map(str, arguments)],
+        env={**os.environ, **ENVIRONMENT, "PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, timeout=deadline, check=False, cwd=ROOT,
+    )  # fmt: skip
+    assert done.returncode == 0, f"{module}: {(done.stdout + done.stderr)[-4000:]}"
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
 
 
 def _first_difference(mine: Any, theirs: Any) -> str:

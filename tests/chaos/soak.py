@@ -9,8 +9,9 @@ from tests.chaos import mounts
 from tests.chaos.campaign import Scene
 from tests.chaos.faults import Fault
 from tests.chaos.hooks import SAVE_PLACES
+from tests.chaos.runs import SETTINGS
 
-EVERY = 5  # steps between saves
+EVERY = SETTINGS["run.save_every_steps"]
 SEED = 7
 _KINDS = [
     *3 * [("kill -9", "step")],
@@ -40,7 +41,6 @@ def random_faults(scene: Scene, count: int = 50, seed: int = SEED) -> None:
     """The workdir is a small disk, if there may be one, so that it can be full."""
     settings = {
         "schedule__num_steps": EVERY * (count + 4),
-        "run__save_every_steps": EVERY,
         "run__keep_checkpoints": 3,
     }
     reason = mounts.why_no_mounts()
