@@ -115,8 +115,8 @@ def test_xla_is_plain_attention():
         (2048, (2048, 512, 2048)),
         (784, (896, 896, 896)),
         (160, (256, 256, 256)),
-        (3136, (3200, 128, 3200)),
-        (6272, (6400, 128, 3200)),
+        (3136, (3328, 128, 1664)),
+        (6272, (6656, 128, 1664)),
     ],
 )
 def test_blocks_of_queries_and_keys(num_tokens, blocks):
@@ -220,7 +220,7 @@ def test_eight_devices_each_attend_to_their_own_clips_and_heads():
     assert result.returncode == 0, result.stderr[-2000:]
 
 
-@pytest.mark.parametrize("axes", [("data",), ("model",), ("data", "fsdp", "tensor")])
+@pytest.mark.parametrize("axes", [("model",), ("data", "fsdp", "tensor")])
 def test_any_mesh_of_one_device_changes_nothing(splash, axes):
     qkv = queries_keys_values(140, 1, 8)
     mesh = jax.make_mesh((1,) * len(axes), axes, axis_types=(AxisType.Auto,) * len(axes))

@@ -219,9 +219,8 @@ def test_they_fall_back_to_the_same_step_and_a_failed_save_of_one_is_no_hang(sav
     lines = [line for line in outputs[0].splitlines() if line.startswith("LOG ")]
     assert sum("30 is damaged" in line for line in lines) == 1
     assert sum("only this process cannot read it" in line for line in lines) == 1
-    assert sum("checkpoint 35 was not saved: OSError: [Errno 5]" in line for line in lines) == 1, [
-        x[:500] for x in lines if "35" in x
-    ]
+    (line,) = [line for line in lines if "checkpoint 35 was not saved" in line]
+    assert "a fault of the first process" in line
     (line,) = [line for line in lines if "checkpoint 40 was not saved" in line]
     assert "File too large" in line
 

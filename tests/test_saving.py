@@ -18,10 +18,12 @@ import numpy as np
 import pytest
 from etils import epath
 from test_checkpoint_processes import ENVIRONMENT
+from test_storage import bucket  # noqa: F401
 
 from vmae_jax import checkpoint, orbax_files, saving
 from vmae_jax.exit_codes import SETTINGS, exit_code
 from vmae_jax.retention import Retention
+from vmae_jax.step_folder import StepFolder
 
 LOSS = "held_out/loss"
 
@@ -190,7 +192,8 @@ def test_two_failures_cost_two_checkpoints(tmp_path, monkeypatch, caplog):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["1", "4"]
     errors = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
     assert errors == [
-        f"checkpoint {step} was not saved: OSError: [Errno 28] no space" for step in (2, 3)
+        f"checkpoint {step} was not saved: No space left on device (OSError: [Errno 28] no space)"
+        for step in (2, 3)
     ]
     fail_to_write(monkeypatch, OSError(errno.ENOSPC, "no space"), times=2)
     save_all(checkpoints, [5, 6, 7])  # they are counted anew
@@ -233,7 +236,7 @@ def test_closing_after_another_error_only_logs(tmp_path, monkeypatch, caplog):
     checkpoints.save(make_state(1), 1, {})
     checkpoints.close()
     checkpoints.close()
-    assert "checkpoint 1 was not saved: OSError: [Errno 28] no space" in caplog.text
+    assert "checkpoint 1 was not saved: No space left on device (OSError" in caplog.text
     assert list(tmp_path.iterdir()) == []
 
 
@@ -345,6 +348,13 @@ def test_a_format_of_today_lacks_nothing(tmp_path):
         checkpoint.restore_newest(tmp_path, {**template(), "skipped": count})
 
 
+def test_another_step_than_its_name_says_is_damage(tmp_path):
+    save_all(saving.Checkpoints(tmp_path, keep=2), [1, 2])
+    (tmp_path / "2").rename(tmp_path / "3")
+    with pytest.raises(checkpoint.CheckpointError, match=r"3 is damaged: .*holds step 2"):
+        checkpoint.restore(tmp_path / "3", template())
+
+
 def test_a_format_that_is_none_is_damage(tmp_path):
     save_all(saving.Checkpoints(tmp_path, keep=2), [1, 2])
     path = tmp_path / "2" / "_CHECKPOINT_METADATA"
@@ -353,3 +363,29 @@ def test_a_format_that_is_none_is_damage(tmp_path):
     path.write_text(json.dumps(metadata))
     assert checkpoint.restore_newest(tmp_path, template()).step == 1
     assert sorted(os.listdir(tmp_path)) == ["1", "2.corrupt-0"]
+
+
+# A bucket, where nothing is renamed: a step is finished once its last file is there.
+
+
+def test_steps_of_a_bucket(bucket):  # noqa: F811
+    root = "gs://bucket/run/checkpoints"
+    assert checkpoint.saved_steps(root) == []
+    for step in (1, 2, 3, 4):
+        bucket(f"run/checkpoints/{step}/_CHECKPOINT_METADATA", b"{}")
+        bucket(f"run/checkpoints/{step}/state/data", b"x")
+        if step != 3:  # which is still being written, or was when its writer was killed
+            bucket(f"run/checkpoints/{step}/commit_success.txt", b"")
+    assert checkpoint.saved_steps(root) == [1, 2, 4]
+    assert str(checkpoint.find_step("gs://bucket/run")) == f"{root}/4"
+    step_folder = StepFolder(root, Retention(2))
+    assert step_folder.lack_of_room(10**18) is None
+    step_folder.open()
+    assert not (step_folder.path(3) / "state" / "data").exists()
+    assert step_folder.obstacle(4, 10) is True
+    assert step_folder.obstacle(5, 10) is False
+    step_folder.tidy(4, {})
+    assert checkpoint.saved_steps(root) == [2, 4]
+    assert not (step_folder.path(1) / "_CHECKPOINT_METADATA").exists()
+    step_folder.remove_unfinished(4)
+    assert checkpoint.saved_steps(root) == [2, 4]

@@ -154,4 +154,4 @@ def test_the_table_says_what_lies_where():
 
 def test_a_host_brings_the_rows_that_its_devices_hold():
     mesh = sharding.make_mesh(devices=jax.devices()[:1])
-    assert sharding.local_rows(mesh, 6) == [0, 1, 2, 3, 4, 5]
+    assert sharding.local_rows(mesh, 6) == (0, 1, 2, 3, 4, 5)

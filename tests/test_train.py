@@ -21,7 +21,7 @@ import video_corpus
 
 import train
 from configs import demo
-from vmae_jax import sharding
+from vmae_jax import assembly, checkpoint, sharding
 from vmae_jax.data.bad_clips import BadClips, TooManyBadClips
 from vmae_jax.data.datasets import make_source
 from vmae_jax.data.decoders import VideoError
@@ -29,6 +29,9 @@ from vmae_jax.data.folders import video_folder
 from vmae_jax.data.preparation import prepare
 from vmae_jax.data.samples import CentreClip, HeldOutSamples
 from vmae_jax.data.video_encoding import Settings
+from vmae_jax.fingerprints import named_leaves
+from vmae_jax.step_folder import saved_steps
+from vmae_jax.workdir import WorkdirMismatch
 from vmae_jax.workdir_lock import WorkdirInUse, lock_workdir
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -127,8 +130,8 @@ def test_killed_anywhere_and_started_again_the_losses_are_exactly_the_same(finis
     metrics = tmp_path / "metrics.jsonl"
     kill_after = random.Random(os.getpid()).randint(5, NUM_STEPS - 2)  # anywhere past a checkpoint
     deadline = time.monotonic() + 240
-    finished_save = tmp_path / "checkpoints" / "4" / "_CHECKPOINT_METADATA"
-    while not finished_save.exists() or len(metrics.read_text().splitlines()) < kill_after:
+    checkpoints = tmp_path / "checkpoints"
+    while not saved_steps(checkpoints) or len(metrics.read_text().splitlines()) < kill_after:
         assert process.poll() is None, "it ended before it could be killed"
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -159,12 +162,38 @@ def test_the_checkpoint_loads_into_the_documented_classes(finished):
 
 
 def test_the_checkpoint_remembers_configuration_and_lineage(finished):
-    from vmae_jax import checkpoint
-
     _, info = checkpoint.read_params(checkpoint.find_step(finished[0]))
     assert info["config"]["data"]["batch_size"] == 4
     assert info["model"]["hidden_size"] == 32
     assert info["lineage"]["starts"][0]["step"] == 0
+
+
+def test_a_workdir_of_other_settings_is_refused_with_the_list(finished):
+    workdir, _ = finished
+    config = tiny_config(**{"schedule.base_lr": 1e-3, "data.batch_size": 8})
+    with pytest.raises(WorkdirMismatch, match=r"data.batch_size: 4 -> 8") as error:
+        train.main(config, str(workdir))
+    assert "schedule.base_lr: 0.024 -> 0.001" in str(error.value)
+    assert json.loads((workdir / "run_config.json").read_text())["data"]["batch_size"] == 4
+
+
+def test_the_newest_checkpoint_is_measured_as_the_run_measured_it(finished):
+    workdir, _ = finished
+    before = sorted(p.name for p in workdir.rglob("*"))
+    measured = train.evaluate_newest(tiny_config(), str(workdir))
+    assert measured["held_out/loss"] == read_losses(workdir)[NUM_STEPS, "held_out/loss"]
+    assert sorted(p.name for p in workdir.rglob("*")) == before
+
+
+def test_a_run_may_start_from_the_encoder_of_another(finished):
+    workdir, _ = finished
+    config = tiny_config(**{"init.checkpoint": str(workdir), "seed": 1})
+    steps = assembly.make_steps(config, num_records=21)
+    params = named_leaves(train.fresh_state(config, steps).params)
+    trained, _ = checkpoint.read_params(checkpoint.find_step(workdir))
+    kernel = "encoder/intermediate/kernel"
+    np.testing.assert_array_equal(params[kernel], trained[kernel])
+    assert not np.array_equal(params["decoder_head/kernel"], trained["decoder_head/kernel"])
 
 
 @pytest.mark.parametrize(

@@ -9,38 +9,31 @@ Nothing here writes, but for `restore_newest`, which gives damaged steps another
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import os
-import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
 from vmae_jax import orbax_files
+from vmae_jax.checkpoint_info import (
+    LACKING,
+    CheckpointError,
+    CheckpointMismatch,
+    damage_named,
+    read_header,
+    some,
+)
 from vmae_jax.distributed import all_gather_text
 from vmae_jax.fingerprints import fingerprint, named_leaves, path_name, to_plain
-from vmae_jax.step_folder import absolute, failure_of, saved_steps
+from vmae_jax.step_folder import absolute, saved_steps
 
 logger = logging.getLogger(__name__)
 _T = TypeVar("_T")
-
-FORMAT = 2
-# What older formats lack, and the value it would have had: format 1 did not count skipped steps.
-_LACKING: dict[int, dict[str, int]] = {1: {"skipped": 0, "streak": 0}, FORMAT: {}}
-
-
-class CheckpointError(RuntimeError):
-    """A checkpoint that cannot be used; says which, and why."""
-
-
-class CheckpointMismatch(CheckpointError):
-    """An intact checkpoint that holds something else than was asked for."""
 
 
 class Restored(NamedTuple):
@@ -57,21 +50,6 @@ class Restored(NamedTuple):
     step: int
     info: dict[str, Any]
     path: str
-
-
-def describe_arrays(tree: Any) -> dict[str, str]:
-    """E.g. {"params/encoder/output/kernel": "float32[12,3072,768]", ...}; shapes alone will do."""
-    return {
-        name: f"{np.dtype(leaf.dtype)}[{','.join(map(str, leaf.shape))}]"
-        for name, leaf in named_leaves(tree).items()
-    }
-
-
-def checksum(info: Mapping[str, Any]) -> int:
-    """Of all that is saved beside the arrays, itself left out."""
-    rest = {name: value for name, value in info.items() if name != "checksum"}
-    # as they will be read: lists for tuples, text for the keys
-    return zlib.crc32(json.dumps(json.loads(json.dumps(rest)), sort_keys=True).encode())
 
 
 def restore_newest(directory: str | os.PathLike, template: Any) -> Restored | None:
@@ -204,49 +182,23 @@ def _severity(error: Exception | None) -> int:
 
 def _load(path: epath.Path, template: Any) -> tuple[dict[str, Any], Any]:
     """The info and the state; not compared with the fingerprints yet."""
-    info, stored = _read_header(path)
-    lacking = _LACKING[info["format"]]
+    info, stored = read_header(path)
+    lacking = LACKING[info["format"]]
     wanted = {n: leaf for n, leaf in named_leaves(template).items() if n not in lacking}
     _check_fits(path, named_leaves(stored), wanted, top=set(to_plain(template)))
-    with _damage_named(path):
+    with damage_named(path):
         loaded = named_leaves(orbax_files.read_tree(path, to_plain(wanted)))
 
     def leaf(tree_path: tuple, like: jax.ShapeDtypeStruct) -> jax.Array:
         name = path_name(tree_path)
         if name in lacking:
-            return jnp.full(like.shape, lacking[name], like.dtype, device=like.sharding)
+            value = np.full(like.shape, lacking[name], like.dtype)
+            return jax.make_array_from_callback(
+                like.shape, like.sharding, lambda index: value[index]
+            )
         return loaded[name]
 
     return info, jax.tree_util.tree_map_with_path(leaf, template)
-
-
-def _read_header(path: epath.Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The info of a checkpoint of a format that is known, and the tree that it holds.
-
-    What it holds is written down twice. Only if both say the same it is compared with a template:
-    damage must not look like another model.
-    """
-    with _damage_named(path):
-        info, stored = orbax_files.read_header(path)
-        version = info["format"]
-        if not isinstance(version, int) or version < 1:
-            raise TypeError(f"format {version!r} in {orbax_files.METADATA_FILE}")
-        # newer formats have it as well
-        if version > 1 and info["checksum"] != checksum(info):
-            raise ValueError(f"{orbax_files.METADATA_FILE} is not as it was written")
-    if version not in _LACKING:
-        raise CheckpointMismatch(
-            f"{path} was written by a newer version (format {version}; this one reads up to "
-            f"{FORMAT}); use that version, or start with another workdir."
-        )
-    with _damage_named(path):
-        found = describe_arrays(stored)
-        expected = info.get("arrays") or {name: found.get(name, "") for name in info["fingerprint"]}
-        if odd := sorted(
-            n for n in expected.keys() | found.keys() if expected.get(n) != found.get(n)
-        ):
-            raise ValueError(f"{_some(odd)} not listed as saved")
-    return info, stored
 
 
 def _check_fits(
@@ -275,7 +227,7 @@ def _compare(path: epath.Path, saved: Mapping[str, int], found: Mapping[str, int
     # a leaf that the format lacks was never saved
     wrong = [name for name, value in found.items() if saved.get(name, value) != value]
     if wrong:
-        raise CheckpointError(f"{path} is damaged: {_some(wrong)} changed since it was saved.")
+        raise CheckpointError(f"{path} is damaged: {some(wrong)} changed since it was saved.")
 
 
 def find_step(path: str | os.PathLike) -> epath.Path | None:
@@ -302,8 +254,8 @@ def read_params(path: str | os.PathLike) -> tuple[dict[str, jax.Array], dict[str
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
     def template() -> Any:
-        _, stored = _read_header(path)
-        with _damage_named(path):
+        _, stored = read_header(path)
+        with damage_named(path):
             return jax.tree.map(
                 lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here),
                 stored["params"],
@@ -311,28 +263,3 @@ def read_params(path: str | os.PathLike) -> tuple[dict[str, jax.Array], dict[str
 
     restored = restore(path, {"params": _together(template)})
     return named_leaves(restored.state["params"]), restored.info
-
-
-def _some(names: list[str], most: int = 5) -> str:
-    """The first few, and how many more there are."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
-
-
-@contextlib.contextmanager
-def _damage_named(path: epath.Path) -> Iterator[None]:
-    """Whatever goes wrong while a file is read becomes one line about its checkpoint."""
-    try:
-        yield
-    except Exception as error:
-        _raise_if_not_damage(error)
-        raise CheckpointError(f"{path} is damaged: {failure_of(error).message}.") from error
-
-
-def _raise_if_not_damage(error: BaseException) -> None:
-    """A machine out of memory, or a folder closed to us, says nothing about the file."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, (MemoryError, PermissionError)) or "RESOURCE_EXHAUSTED" in str(cause):
-            raise error
-        cause = cause.__cause__ or cause.__context__

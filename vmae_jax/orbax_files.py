@@ -11,6 +11,7 @@ import gc
 import logging
 import re
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
@@ -26,6 +27,7 @@ COMMIT_FILE = "commit_success.txt"  # the last file that is written
 TEMPORARY = ".orbax-checkpoint-tmp"  # follows the name of a step that is being written
 _STATE = "state"
 _ORBAX = re.compile(r"[/\\]orbax[/\\]checkpoint[/\\]")
+_AFTERMATH = 0.2  # seconds after which the reads beside one that failed have ended as well
 _T = TypeVar("_T")
 
 # Where the processes of a save wait for one another, in this order.
@@ -147,6 +149,7 @@ def _quietly() -> Iterator[None]:
             traceback.clear_frames(cause.__traceback__)
             cause = cause.__cause__ or cause.__context__
         gc.collect()
+        time.sleep(_AFTERMATH)
         raise
     finally:
         asyncio_logger.disabled, sys.unraisablehook = was_disabled, hook

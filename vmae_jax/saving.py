@@ -19,7 +19,7 @@ import numpy as np
 
 from vmae_jax import orbax_files
 from vmae_jax.background import Background
-from vmae_jax.checkpoint import FORMAT, checksum, describe_arrays
+from vmae_jax.checkpoint_info import FORMAT, checksum, describe_arrays
 from vmae_jax.distributed import all_gather_text
 from vmae_jax.fingerprints import start_fingerprint, to_plain
 from vmae_jax.retention import Retention
@@ -92,8 +92,17 @@ class Checkpoints:
         self._failures = 0
         self._last_failure: Failure | None = None
         self._pending: tuple[int, Background] | None = None
+        error: OSError | None = None
         if jax.process_index() == 0:
-            self._folder.open()
+            try:
+                self._folder.open()
+            except OSError as caught:
+                error = caught
+        said = all_gather_text("open", json.dumps(error and failure_of(error)))[0]
+        if error is not None:
+            raise error
+        if (failure := json.loads(said)) is not None:
+            raise OSError(*failure)
 
     def save(
         self,

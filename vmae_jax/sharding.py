@@ -248,14 +248,15 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, CLIPS)
 
 
-def local_rows(mesh: Mesh, num_rows: int) -> list[int]:
+@functools.lru_cache
+def local_rows(mesh: Mesh, num_rows: int) -> tuple[int, ...]:
     """Which rows of a global batch this process has to bring, ascending.
 
     Processes may share rows: those whose devices differ in `tensor` alone hold the same clips.
     """
     shape = (num_rows,)
     held = batch_sharding(mesh).addressable_devices_indices_map(shape).values()
-    return sorted({row for (index,) in held for row in range(*index.indices(num_rows))})
+    return tuple(sorted({row for (index,) in held for row in range(*index.indices(num_rows))}))
 
 
 def to_devices(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:

@@ -23,6 +23,7 @@ _ROOM = 1.1  # of the state's bytes have to be free before a save
 _DELETED = ".deleted"  # follows the name of a step that is being deleted
 _LEFTOVER = re.compile(rf"\d+({re.escape(orbax_files.TEMPORARY)}|{re.escape(_DELETED)})")
 _PROBE = ".probe"
+_LINE = 300  # characters of a message
 
 
 def absolute(path: str | os.PathLike) -> epath.Path:
@@ -67,7 +68,10 @@ def failure_of(error: BaseException) -> Failure:
     while (cause := error.__cause__ or error.__context__) is not None:
         error = cause
         number = errno_of(error) or number
-    return Failure(number, f"{type(error).__name__}: {error}".splitlines()[0][:300])
+    message = f"{type(error).__name__}: {error}".splitlines()[0]
+    if number and os.strerror(number) not in message[:_LINE]:  # libraries have it at the end
+        message = f"{os.strerror(number)} ({message[:_LINE]})"
+    return Failure(number, message[:_LINE])
 
 
 class StepFolder:
