@@ -91,10 +91,7 @@ def run(videos, num_devices: int, **changes) -> dict:
 
 def gradient_memory(remat: str) -> int:
     """Bytes that a device needs besides its arguments for the gradient of a stack over fsdp 4."""
-    config = make_config(
-        **{"mesh.fsdp": 4, "model.hidden_size": 128, "model.intermediate_size": 512}
-    )
-    model_config = assembly.make_model_config(config)
+    model_config = assembly.make_model_config(make_config())
     compute = Compute(dtype="bfloat16", remat=remat)
     depth = 8
 

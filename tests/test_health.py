@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 
@@ -65,7 +66,7 @@ def test_the_host_looks_two_steps_late_and_no_later(tmp_path):
     health.add(1, numbers(math.nan, streak=1), ["a"])
     for step in range(2, LAG + 1):
         health.add(step, numbers(), ["b"])
-    assert not (tmp_path / "health.jsonl").exists()
+    assert records(tmp_path) == []
     with pytest.raises(NonFinite, match="step 1"):
         health.add(LAG + 1, numbers(), ["b"])
 
@@ -84,13 +85,26 @@ def test_spikes_are_recorded_once_numbers_are_usual(tmp_path):
     assert records(tmp_path)[1]["usual"] == pytest.approx(0.5, abs=0.02)
 
 
-def test_a_file_that_cannot_be_written_does_not_end_the_run(tmp_path, caplog):
-    folder = tmp_path / "a file"
-    folder.write_text("")
-    health = Health(folder, max_streak=2)
+def test_a_full_disk_does_not_hide_why_the_run_ends(tmp_path, monkeypatch, caplog):
+    def fail(path, data):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("vmae_jax.health.write_bytes", fail)
+    health = Health(tmp_path, max_streak=1)
     health.add(1, numbers(math.nan, streak=1), ["a"])
-    health.metrics()
+    with pytest.raises(NonFinite, match="step 1"):
+        health.metrics()
     assert "could not be written" in caplog.text
+
+
+def test_steps_that_will_be_done_again_are_taken_off_the_list(tmp_path):
+    for start, steps in ((0, (1, 2)), (1, (2,))):
+        health = Health(tmp_path, start_step=start, max_streak=9)
+        for step in steps:
+            health.add(step, numbers(math.nan, streak=step), ["a"])
+        health.metrics()
+        health.close()
+    assert [record["step"] for record in records(tmp_path)] == [1, 2]
 
 
 def test_a_limit_of_no_steps_is_refused():

@@ -199,7 +199,8 @@ def end(code: int) -> NoReturn:
     if (client := global_state.client) is None:
         sys.exit(code)
     if code in (DONE, PREEMPTED):  # all end here
-        all_gather_text("end", "")  # the shutdown's own patience is short, and one draws pictures
+        with contextlib.suppress(TimeoutError, jax.errors.JaxRuntimeError):
+            all_gather_text("end", "")  # the shutdown is less patient, and one draws pictures
         jax.distributed.shutdown()
         sys.exit(code)
     sys.stdout.flush()
