@@ -19,6 +19,7 @@ COMMANDS = {
     "build_tfds": "put the videos of a data set into ArrayRecord files for TFDS",
     "convert": "write a checkpoint in another layout: Hugging Face's, the official one, or ours",
     "inspect": "say what a checkpoint holds and loads into, or what is in a data set",
+    "plan": "say what a run needs on a machine that is not there: memory, networks, time",
     "prepare": "store the frames of a data set so that training reads them fast",
     "verify": "look for damage in a prepared set, and compare it with its source",
     "visualize": "show what a pre-trained model reconstructs of a video, with PSNR",
@@ -59,7 +60,12 @@ def main(arguments: Sequence[str]) -> int:
     command = importlib.import_module(f"vmae_jax.commands.{name}")
     parser = argparse.ArgumentParser(prog=f"{PROGRAM} {name}", description=command.__doc__)
     command.add_arguments(parser)
-    args = parser.parse_args(rest)
+    args, unknown = parser.parse_known_args(rest)
+    if getattr(command, "TAKES_OVERRIDES", False):  # of a configuration, as train.py does
+        args.overrides = [word for word in unknown if word.startswith("--config.")]
+        unknown = [word for word in unknown if word not in args.overrides]
+    if unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     try:
         command.run(args)
         sys.stdout.flush()

@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import pytest
+
+from vmae_jax import memory_estimate
+
+# 8 tokens of 384 values, 4 hidden; encoder of 2 blocks, decoder of 1
+FACTS = {
+    "model": {
+        "hidden_size": 256, "num_hidden_layers": 2, "intermediate_size": 1024,
+        "decoder_hidden_size": 128, "decoder_num_hidden_layers": 1,
+        "decoder_intermediate_size": 512, "patch_size": 8, "tubelet_size": 2, "num_channels": 3,
+        "num_frames": 4, "frame_size": (16, 16),
+    },
+    "num_masked": 4, "dtype": "bfloat16", "clips_per_device": 6, "accumulation": 1,
+    "mesh": {"data": 4, "fsdp": 1, "tensor": 1},
+    "state_bytes": {"params": 4000, "opt_state": 8000}, "batch_bytes": 100,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("remat", "per_token", "mlp"), [("none", 8, 2), ("attention", 2, 0), ("full", 1, 0)]
+)
+def test_bytes_by_hand(remat, per_token, mlp):
+    found = memory_estimate.peak_bytes({**FACTS, "remat": remat})
+    encoder = 2 * 4 * (per_token * 256 + mlp * 1024)
+    decoder = 1 * 8 * (per_token * 128 + mlp * 512)
+    assert found == {
+        "state": 12100,
+        "gradients": 4000,
+        "kept": 6 * 2 * (encoder + decoder),
+        "working": 6 * 2 * 2 * 4 * (8 * 256 + 2 * 1024),
+        "pixels": 6 * 4 * 384 * (8 + 3 * 4),
+    }
+
+
+def test_micro_batches_and_tensor_share():
+    whole = memory_estimate.peak_bytes({**FACTS, "remat": "none"})
+    parts = memory_estimate.peak_bytes({**FACTS, "remat": "none", "accumulation": 3})
+    assert parts["kept"] == whole["kept"] / 3
+    assert parts["state"] == whole["state"]
+    split = memory_estimate.peak_bytes(
+        {**FACTS, "remat": "none", "mesh": {"data": 2, "fsdp": 1, "tensor": 2}}
+    )
+    assert whole["kept"] / 2 < split["kept"] < whole["kept"]

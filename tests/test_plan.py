@@ -1,0 +1,141 @@
+"""`python -m vmae_jax plan`, with the real TPU compiler and with XLA's for CPUs."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+
+import pytest
+
+from vmae_jax import __main__, ahead_of_time, chips, plan_text
+
+# Small, but large enough for fsdp to split something: one block of each, of 8 and 4 heads.
+TINY = {
+    "model.image_size": (32, 32),
+    "model.num_frames": 4,
+    "model.patch_size": 8,
+    "model.hidden_size": 512,
+    "model.num_hidden_layers": 3,
+    "model.num_attention_heads": 8,
+    "model.intermediate_size": 1024,
+    "model.decoder_hidden_size": 128,
+    "model.decoder_num_hidden_layers": 2,
+    "model.decoder_num_attention_heads": 4,
+    "model.decoder_intermediate_size": 256,
+    "objective.mask_ratio": 0.75,
+    "data.batch_size": 8,
+    "schedule.num_steps": 1000,
+    "schedule.warmup_steps": 10,
+    "compute.remat": "attention",
+}
+NUM_MATRICES = 4  # of a block: qkv, output, and those of the MLP
+
+
+def plan(topology, file, **changes):
+    """The exit code of the command, and what it wrote."""
+    overrides = [f"--config.{name}={value}" for name, value in (TINY | changes).items()]
+    arguments = ["--config=configs/default.py", f"--topology={topology}", f"--json={file}"]
+    code = __main__.main(["plan", *arguments, *overrides])
+    return code, json.loads(file.read_text()) if file.exists() else None
+
+
+def bytes_by_class(facts):
+    found = {}
+    for flow in facts["flows"]:
+        what = flow["what"]
+        found[what] = found.get(what, 0) + flow["num_bytes"] * flow["times"]
+    return found
+
+
+@pytest.fixture(scope="module")
+def v5e(tmp_path_factory):
+    """A step on four v5e chips, data 2 x fsdp 2, by the real compiler."""
+    file = tmp_path_factory.mktemp("plan") / "v5e.json"
+    code, found = plan("v5e:2x2", file, **{"mesh.fsdp": 2})
+    assert code == 0
+    return found
+
+
+def test_the_tpu_compiler_says_what_fits(v5e):
+    facts = v5e["facts"]
+    assert (v5e["status"], v5e["fits"], v5e["num_chips"]) == ("ok", True, 4)
+    assert facts["device_kind"] == "TPU v5 lite"
+    assert facts["mesh"] == {"data": 2, "fsdp": 2, "tensor": 1}
+    assert (facts["clips_per_device"], facts["num_steps"]) == (2, 1000)
+    memory, state = facts["memory"], facts["state_bytes"]
+    # arguments are state and batch, as the compiler lays them out: in whole tiles
+    exact = sum(state.values()) + facts["batch_bytes"]
+    assert exact <= memory["argument"] <= 1.3 * exact
+    assert state["opt_state"] == pytest.approx(2 * state["params"], rel=1e-3)
+    assert memory["argument"] < memory["peak"] < v5e["usable_bytes"]
+    assert memory["alias"] > 0.9 * memory["argument"] - facts["batch_bytes"]  # it is donated
+
+
+def test_only_parameters_gradients_and_scalars_travel_without_tensor(v5e):
+    facts = v5e["facts"]
+    carried = bytes_by_class(facts)
+    assert set(carried) == {"parameters", "gradients", "scalars"}
+    assert all(flow["times"] is not None for flow in facts["flows"])
+    # every parameter's gradient travels at least once, in bf16 or fp32; large ones twice (fsdp,
+    # then data)
+    numbers = facts["parameters"]
+    assert 2 * numbers <= carried["gradients"] <= 2 * 4 * numbers
+    # kernels from 1 MiB on are gathered forward and backward, and nothing of the small decoder
+    large = [flow for flow in facts["flows"] if flow["what"] == "parameters"]
+    assert {flow["kind"] for flow in large} == {"all-gather"}
+    assert {flow["times"] for flow in large} <= {1, TINY["model.num_hidden_layers"]}
+    assert all(flow["axes"] == ["fsdp"] for flow in large)
+    assert any("sharding.py" in flow["source"] for flow in large)
+
+
+def test_the_report_is_a_table(v5e):
+    text = plan_text.text(v5e)
+    for part in ("v5e:2x2 (4 devices)", "mesh: data 2, fsdp 2", "15.75  fits", "all-gather"):
+        assert part in text, part
+    assert "of peak at most" in text
+    assert "run: 1,000 steps" in text
+    assert "not expected" not in text
+
+
+def test_gpus_are_estimated_without_one(tmp_path, capsys):
+    changes = {"mesh.fsdp": 2, "mesh.tensor": 2, "compute.attention": "cudnn"}
+    code, found = plan("h200:4", tmp_path / "gpu.json", **changes)
+    assert code == 0
+    assert found["fits"] is True
+    assert found["usable_bytes"] == chips.CHIPS["h200"].memory
+    assert found["facts"]["attention"] == "xla"
+    assert 0 < found["roofline"]["mfu"][0] < 1
+    assert set(bytes_by_class(found["facts"])) == {
+        "parameters", "gradients", "scalars", "activations"
+    }  # fmt: skip
+    assert "as XLA plans them for CPUs" in capsys.readouterr().out
+
+
+def test_what_cannot_work_is_refused_in_the_words_of_the_run(tmp_path, capsys):
+    code, found = plan("cpu:4", tmp_path / "x.json", **{"mesh.fsdp": 3})
+    assert code == 1
+    assert found["status"] == "refused"
+    assert "mesh.fsdp=3" in capsys.readouterr().err
+    code, _ = plan("cpu:4", tmp_path / "x.json", **{"data.batch_size": 6})
+    assert code == 1
+    assert "data.batch_size=6 is not a positive multiple of the 4 ways" in capsys.readouterr().err
+
+
+def test_without_the_tpu_compiler_it_says_how_to_get_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    code, _ = plan("v5e:2x2", tmp_path / "x.json")
+    assert code == 1
+    assert "pip install 'vmae_jax[plan]'" in capsys.readouterr().err
+
+
+def test_an_unknown_machine_is_refused_before_anything_is_compiled(tmp_path, capsys):
+    code, _ = plan("v9:2x2", tmp_path / "x.json")
+    assert code == 1
+    assert "known are" in capsys.readouterr().err
+
+
+def test_the_environment_of_the_compiler():
+    tpu = ahead_of_time.environment(chips.topology("v5p:2x2x1", 2))
+    assert (tpu["JAX_PLATFORMS"], tpu["TPU_ACCELERATOR_TYPE"]) == ("cpu", "v5p-8")
+    cpu = ahead_of_time.environment(chips.topology("h200:8", 2))
+    assert cpu["XLA_FLAGS"] == "--xla_force_host_platform_device_count=16"

@@ -1,0 +1,194 @@
+"""Compiles the train step of a configuration for a machine that is not there.
+
+    python -m vmae_jax.ahead_of_time --topology v5e:2x2 --output facts.json --config configs/demo.py
+
+This is the child process of `planning.py`: JAX's backends are chosen by environment variables that
+must stand before it is imported (`environment`), and a compiler that crashes takes its process with
+it. Everything is shapes; no array is made.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import math
+import re
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from vmae_jax import chips, config_file
+
+
+def environment(machine: chips.Topology) -> dict[str, str]:
+    """What must be set before jax is imported.
+
+    Raises: ModuleNotFoundError if the TPU compiler is not installed.
+    """
+    if machine.device.platform != "tpu":
+        # a program for GPUs needs a GPU to be compiled; the CPU's has the same collectives
+        return {
+            "JAX_PLATFORMS": "cpu",
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={machine.num_devices}",
+        }
+    if importlib.util.find_spec("libtpu") is None:
+        raise ModuleNotFoundError(
+            "the TPU compiler is missing: pip install 'vmae_jax[plan]' (libtpu, no TPU needed)."
+        )
+    return {
+        "JAX_PLATFORMS": "cpu",
+        "TPU_ACCELERATOR_TYPE": machine.accelerator_type,
+        "TPU_SKIP_MDS_QUERY": "1",
+        "TPU_WORKER_HOSTNAMES": "localhost",
+        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # its lock is for chips, of which none is used
+    }
+
+
+def devices(machine: chips.Topology) -> Sequence[Any]:
+    """Descriptions of TPUs, or pretended CPUs."""
+    import jax
+    from jax.experimental import topologies
+
+    if machine.device.platform != "tpu":
+        return jax.devices()
+    options = {}
+    if machine.num_slices > 1:
+        options["num_slices"] = machine.num_slices
+    if machine.chip == "v4":
+        options["chip_config_name"] = "megacore"  # both cores of a chip as one device
+    return topologies.get_topology_desc(
+        platform="tpu", topology_name=machine.name, **options
+    ).devices
+
+
+def facts(config: Any, machine: chips.Topology) -> dict[str, Any]:
+    """What the compiled step is, as JSON values.
+
+    Raises:
+      ValueError: if the configuration cannot work on the machine.
+      jax.errors.JaxRuntimeError: of the compiler, e.g. if the program needs too much memory.
+    """
+    import jax
+
+    from vmae_jax import assembly, collectives, sharding, traffic
+
+    if machine.device.platform == "gpu" and config.compute.attention == "cudnn":
+        config.compute.attention = "xla"  # the kernel compiles for GPUs only
+    started = time.perf_counter()
+    steps = assembly.make_steps(config, num_records=None, devices=devices(machine))
+    with jax.set_mesh(steps.mesh):
+        lowered = steps.train.lower(steps.state, steps.batch)
+    traced = time.perf_counter()
+    compiled = lowered.compile()
+    seconds = {"trace": traced - started, "compile": time.perf_counter() - traced}
+    text = compiled.as_text()
+
+    mesh = {axis: int(steps.mesh.shape[axis]) for axis in sharding.AXES}
+    parameters = {
+        sharding.path_name(path): leaf.shape
+        for path, leaf in jax.tree_util.tree_leaves_with_path(steps.state.params)
+    }
+    sides = traffic.parameter_sides(parameters, sharding.STACKS, mesh)
+    flows = traffic.classify(collectives.find(text), sides, mesh, machine.num_slices)
+    return {
+        **description(config, steps, mesh),
+        "device_kind": steps.mesh.devices.flat[0].device_kind,
+        "pallas_calls": len(re.findall(r'custom_call_target="tpu_custom_call"', text)),
+        "memory": memory(compiled.memory_analysis()),
+        "state_bytes": {name: _bytes_here(getattr(steps.state, name)) for name in _STATE},
+        "batch_bytes": _bytes_here(steps.batch),
+        "parameters": sum(map(math.prod, parameters.values())),
+        "flows": [flow._asdict() for flow in flows],
+        "seconds": seconds,
+    }
+
+
+_STATE = ("params", "opt_state")
+
+
+def description(config: Any, steps: Any, mesh: Mapping[str, int]) -> dict[str, Any]:
+    """What is computed: sizes that follow from the configuration alone."""
+    import dataclasses
+
+    batch_size = config.data.batch_size
+    return {
+        "model": {
+            name: value
+            for name, value in dataclasses.asdict(steps.model).items()
+            if isinstance(value, int) and not isinstance(value, bool)
+        }
+        | {"frame_size": steps.model.frame_size},
+        "size": config.model.size,
+        "num_masked": num_masked(config, steps.model),
+        "mesh": dict(mesh),
+        "batch_size": batch_size,
+        "clips_per_device": batch_size // (mesh["data"] * mesh["fsdp"]),
+        "accumulation": config.optimizer.accumulation,
+        "dtype": str(steps.compute.dtype),
+        "remat": steps.compute.remat,
+        "attention": steps.compute.attention,
+        "num_steps": steps.schedule.num_steps,
+        "peak_lr": steps.schedule.peak_lr,
+    }
+
+
+def num_masked(config: Any, model: Any) -> int:
+    """Hidden tokens of a clip."""
+    import functools
+
+    import jax
+
+    from vmae_jax.masking import MASKS
+
+    draw = functools.partial(
+        MASKS[config.objective.mask],
+        batch_size=1,
+        grid=model.grid,
+        mask_ratio=config.objective.mask_ratio,
+    )
+    return jax.eval_shape(draw, jax.random.key(0)).masked.shape[1]
+
+
+def memory(analysis: Any) -> dict[str, int]:
+    """Bytes on a device, by kind. The peak is that of everything, over the run of the program."""
+    kinds = ("argument", "output", "alias", "temp", "generated_code")
+    sizes = {kind: int(getattr(analysis, f"{kind}_size_in_bytes")) for kind in kinds}
+    # results that take the place of arguments need no room of their own
+    sizes["peak"] = sizes["argument"] + sizes["output"] - sizes["alias"] + sizes["temp"]
+    return sizes
+
+
+def _bytes_here(tree: Any) -> int:
+    """Of arrays, on one device."""
+    import jax
+
+    return sum(
+        math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree)
+    )
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Writes {"ok": facts}, {"refused": why} for settings that cannot work, or {"failed": why}."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--topology", required=True)
+    parser.add_argument("--slices", type=int, default=1)
+    parser.add_argument("--config", required=True)
+    parser.add_argument("--output", required=True)
+    args, overrides = parser.parse_known_args(arguments)
+    machine = chips.topology(args.topology, args.slices)
+    config = config_file.load(args.config, overrides)
+    try:
+        result = {"ok": facts(config, machine)}
+    except ValueError as error:
+        result = {"refused": str(error)}
+    except Exception as error:  # whatever a compiler says
+        result = {"failed": f"{type(error).__name__}: {error}"}
+    with open(args.output, "w", encoding="utf-8") as file:
+        json.dump(result, file)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,42 @@
+"""Reads a run's configuration as `train.py` does: a file, and overrides of its values by name.
+
+    load("configs/demo.py", ["--config.data.batch_size=64", "--config.mesh.fsdp=4"])
+
+The very parser of `train.py` is used, outside of absl's command line, so that a command which takes
+a configuration understands what a run understands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+PREFIX = "--config."
+
+
+def load(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
+    """The configuration of a file, with values replaced.
+
+    Args:
+      path: of a Python file with `get_config()`.
+      overrides: "--config.section.name=value"; the value is read as the option's type says.
+    Raises:
+      ValueError: for an option that there is not (names the nearest), or a value of another type.
+      OSError: if there is no such file.
+    """
+    for override in overrides:
+        if not override.startswith(PREFIX) or "=" not in override:
+            raise ValueError(f"{override!r} is no override; write {PREFIX}section.name=value.")
+    arguments = ["", f"--config={path}", *overrides]
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=arguments)
+    try:
+        values(arguments)
+        config = values["config"].value
+        config.items()  # a file that is not there shows only when it is looked at
+    except (AttributeError, KeyError, flags.Error) as error:
+        text = " ".join(str(error.args[0] if error.args else error).split())
+        raise ValueError(f"{path} with {' '.join(overrides) or 'no overrides'}: {text}") from error
+    return config

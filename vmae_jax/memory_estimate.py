@@ -1,0 +1,54 @@
+"""What a training step needs of a device's memory where no compiler can say it: an estimate.
+
+    state + gradients + what the forward pass keeps for the backward + a block at work + pixels
+
+Sizes of arrays are exact; which of them live at the same time is what a fused attention kernel and
+a sensible compiler lead to expect.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from vmae_jax.roofline import token_count
+
+# Of each token, in widths: the block's input, the normed input, q, k, v, attention's output, the
+# residual after it, its norm; and twice the MLP's width, before and after the activation.
+_KEPT = {"none": (8, 2), "attention": (2, 0), "full": (1, 0)}
+
+
+def peak_bytes(facts: Mapping[str, Any]) -> dict[str, float]:
+    """Bytes by what they are for; their sum is the peak.
+
+    Args:
+      facts: from `ahead_of_time.facts`.
+    """
+    model, num_masked = facts["model"], facts["num_masked"]
+    tokens = token_count(model)
+    number = 2 if facts["dtype"] == "bfloat16" else 4
+    clips = facts["clips_per_device"] / facts["accumulation"]
+    split = facts["mesh"]["tensor"]
+    stacks = (
+        (model["num_hidden_layers"], tokens - num_masked, model["hidden_size"],
+         model["intermediate_size"]),
+        (model["decoder_num_hidden_layers"], tokens, model["decoder_hidden_size"],
+         model["decoder_intermediate_size"]),
+    )  # fmt: skip
+    widths, mlps = _KEPT[facts["remat"]]
+    kept = working = 0.0
+    for depth, n, width, mlp in stacks:
+        # the input of a block, and norms, are whole on every device of the tensor axis
+        kept += depth * n * (widths * width + mlps * mlp / split)
+        # all of a block, and the gradient of each array beside it
+        working = max(working, 2 * n * (8 * width + 2 * mlp / split))
+    values = model["tubelet_size"] * model["patch_size"] ** 2 * model["num_channels"]
+    # fp32: pixels as tubelets; of the hidden ones predictions, targets and the loss's gradient
+    pixels = 4 * values * (tokens + 3 * num_masked)
+    return {
+        "state": float(sum(facts["state_bytes"].values()) + facts["batch_bytes"]),
+        "gradients": float(facts["state_bytes"]["params"]),
+        "kept": clips * kept * number,
+        "working": clips * working * number,
+        "pixels": clips * pixels,
+    }

@@ -1,0 +1,114 @@
+"""A plan as text for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from vmae_jax import traffic
+from vmae_jax.chips import GiB
+
+
+def text(plan: Mapping[str, Any]) -> str:
+    """The report of `planning.report`, in lines."""
+    slices = f" x {plan['slices']} slices" if plan["slices"] > 1 else ""
+    lines = [f"{plan['config']} on {plan['topology']}{slices} ({plan['num_devices']} devices)"]
+    lines += [f"  {override}" for override in plan["overrides"]]
+    facts = plan["facts"]
+    if facts is None:
+        return "\n".join([*lines, f"{plan['status']}: {plan['message']}"])
+    lines += [*_program(facts), *_memory(plan, facts), *_collectives(facts)]
+    if plan["roofline"] is not None:
+        lines += _speed(plan["roofline"])
+    lines += [f"estimated: {note}" for note in plan["estimated"]]
+    return "\n".join(lines)
+
+
+def mesh_text(mesh: Mapping[str, int]) -> str:
+    """E.g. "data 64, fsdp 4"."""
+    split = ", ".join(f"{axis} {n}" for axis, n in mesh.items() if n > 1 or axis == "data")
+    return split
+
+
+def duration(days: float) -> str:
+    """E.g. "3.2 days" or "5.1 hours"."""
+    return f"{days:.1f} days" if days >= 2 else f"{24 * days:.1f} hours"
+
+
+def _program(facts: Mapping[str, Any]) -> list[str]:
+    kernels = f" ({facts['pallas_calls']} kernel calls)" if facts["pallas_calls"] else ""
+    accumulation = facts["accumulation"]
+    parts = f" in {accumulation} micro-batches" if accumulation > 1 else ""
+    seconds = facts["seconds"]
+    return [
+        f"mesh: {mesh_text(facts['mesh'])}",
+        f"step: {facts['batch_size']} clips, {facts['clips_per_device']} on each device{parts}; "
+        f"{facts['dtype']}, attention {facts['attention']}{kernels}, remat {facts['remat']}",
+        f"compiled in {seconds['compile']:.0f} s, traced in {seconds['trace']:.0f} s",
+    ]
+
+
+def _memory(plan: Mapping[str, Any], facts: Mapping[str, Any]) -> list[str]:
+    memory, state = facts["memory"], facts["state_bytes"]
+    rows = [
+        ("parameters", state["params"]),
+        ("optimizer", state["opt_state"]),
+        ("batch", facts["batch_bytes"]),
+        ("temporaries", memory["temp"]),
+        ("results in new memory", memory["output"] - memory["alias"]),
+        ("program", memory["generated_code"]),
+        ("peak", plan["peak_bytes"]),
+    ]
+    usable = plan["usable_bytes"]
+    lines = ["memory of a device, GiB"]
+    for name, size in rows:
+        lines.append(f"  {name:<24}{size / GiB:>9.2f}")
+    if usable is not None:
+        verdict = {True: "fits", False: "does not fit", None: ""}[plan["fits"]]
+        lines.append(f"  {'usable':<24}{usable / GiB:>9.2f}  {verdict}")
+    return lines
+
+
+def _collectives(facts: Mapping[str, Any]) -> list[str]:
+    flows = [traffic.Flow(**flow) for flow in facts["flows"]]
+    if not flows:
+        return ["collectives: none"]
+    lines = ["collectives of a step, on each device"]
+    for what, total in traffic.totals(flows).items():
+        lines.append(f"  {what:<12}{total['bytes'] / 2**20:>12,.1f} MiB in {total['count']}")
+    for flow in sorted(flows, key=lambda x: -x.num_bytes * (x.times or 1)):
+        times = "?" if flow.times is None else flow.times
+        over = "+".join(flow.axes) or "-"
+        far = f", {flow.slices} slices" if flow.slices > 1 else ""
+        lines.append(
+            f"    {flow.what:<12}{flow.kind:<20}{flow.num_bytes / 2**20:>10,.2f} MiB x {times:<4}"
+            f"over {over} ({flow.group_size}{far})  {flow.source}"
+        )
+    for flow in traffic.faults(flows):
+        lines.append(f"  not expected: {flow.kind} of {flow.shapes} from {flow.op_name}")
+    return lines
+
+
+def _speed(bound: Mapping[str, Any]) -> list[str]:
+    seconds = bound["seconds"]
+    parts = [
+        f"{name} {'not known' if value is None else f'{value * 1e3:,.1f} ms'}"
+        for name, value in {
+            "arithmetic": seconds["arithmetic"],
+            "memory": seconds["memory"],
+            "network in a slice": seconds["slice"],
+            "between slices": seconds["far"],
+        }.items()
+        if value != 0
+    ]
+    low, high = bound["step_s"]
+    least, padded = bound["flops_per_clip"] / 1e9, bound["padded_flops_per_clip"] / 1e9
+    num_steps, (few, many), hours = bound["num_steps"], bound["days"], bound["chip_hours"]
+    return [
+        f"work of a clip: {least:,.1f} GFLOP; with remat, on whole matrix units: {padded:,.1f}",
+        f"at least: {', '.join(parts)}",
+        f"step: {low * 1e3:,.1f} ms if all overlap, {high * 1e3:,.1f} ms if networks do not; "
+        f"{bound['mfu'][0]:.1%} and {bound['mfu'][1]:.1%} of peak at most",
+        f"run: {num_steps:,} steps, at least {duration(few)} to {duration(many)}, "
+        f"{hours[0]:,.0f} to {hours[1]:,.0f} chip-hours",
+    ]
