@@ -1,7 +1,7 @@
 # make demo   sets up .venv, trains on real video, draws what the model reconstructs
 # make test   sets up .venv with the originals beside it, checks style, runs all tests
-# make plan-table  compiles the train step of every model for TPU pods; no TPU needed, takes an hour
 # make chaos  hurts tiny runs in all the ways of tests/chaos, and writes down what became of them
+# make plan-table  compiles the train step of every model for TPU pods; no TPU needed, takes an hour
 # make clean  removes the environment, never a run
 PYTHON ?= python3
 PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check
@@ -19,12 +19,12 @@ lint: .venv/dev.done
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 
-plan-table: .venv/dev.done
-	PYTHONPATH=. .venv/bin/python benchmarks/plan_table.py
-
 chaos: .venv/dev.done
 	.venv/bin/python -m tests.chaos --out benchmarks/results/chaos_cpu.json \
 	  --page benchmarks/results/chaos.md
+
+plan-table: .venv/dev.done
+	PYTHONPATH=. .venv/bin/python benchmarks/plan_table.py
 
 .venv/run.done: requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -281,7 +281,9 @@ def to_devices(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Arr
         shape = (rows_per_way * ways, *value.shape[1:])
         return jax.make_array_from_process_local_data(sharding, value, shape)
 
-    return {name: array(value) for name, value in batch.items()}
+    # what is meant here; of several processes, JAX would take it for an accident
+    with jax.transfer_guard_host_to_device("allow"):
+        return {name: array(value) for name, value in batch.items()}
 
 
 def describe(mesh: Mesh, state: Any) -> str:
