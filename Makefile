@@ -1,12 +1,13 @@
 # make demo   sets up .venv, trains on real video, draws what the model reconstructs
 # make test   sets up .venv with the originals beside it, checks style, runs all tests
 # make plan-table  compiles the train step of every model for TPU pods; no TPU needed, takes an hour
+# make chaos  hurts tiny runs in all the ways of tests/chaos, and writes down what became of them
 # make clean  removes the environment, never a run
 PYTHON ?= python3
 PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check
 WORKDIR ?= runs/demo
 
-.PHONY: demo test lint plan-table clean
+.PHONY: demo test lint chaos plan-table clean
 
 demo: .venv/run.done
 	.venv/bin/python train.py --config=configs/demo.py --workdir=$(WORKDIR)
@@ -20,6 +21,10 @@ lint: .venv/dev.done
 
 plan-table: .venv/dev.done
 	PYTHONPATH=. .venv/bin/python benchmarks/plan_table.py
+
+chaos: .venv/dev.done
+	.venv/bin/python -m tests.chaos --out benchmarks/results/chaos_cpu.json \
+	  --page benchmarks/results/chaos.md
 
 .venv/run.done: requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -23,6 +23,7 @@ import jax
 import numpy as np
 from absl import app, flags
 from flax import nnx
+from jax.experimental.compilation_cache import compilation_cache
 from ml_collections import ConfigDict, config_flags
 
 import vmae_jax
@@ -41,7 +42,7 @@ from vmae_jax.data.samples import (
 )
 from vmae_jax.data.sources import VideoSource, cached
 from vmae_jax.data.storage import local_folder
-from vmae_jax.distributed import is_main
+from vmae_jax.distributed import by_main, is_main
 from vmae_jax.exit_codes import CRASH, DONE, describe, exit_code
 from vmae_jax.fingerprints import fingerprint
 from vmae_jax.goodput import Goodput
@@ -50,10 +51,11 @@ from vmae_jax.initial_params import initial_params
 from vmae_jax.masking import MASKS
 from vmae_jax.profiling import Profile
 from vmae_jax.reconstruction import gain, psnr, reconstruct
+from vmae_jax.retention import Retention
 from vmae_jax.run_control import Preempted, Preemption, StuckWatchdog
 from vmae_jax.saving import Checkpoints
 from vmae_jax.supervisor import newest_step, supervise
-from vmae_jax.workdir import check_workdir, write_run_config
+from vmae_jax.workdir import check_shared, check_workdir, write_run_config
 from vmae_jax.workdir_lock import lock_workdir
 from vmae_jax.writer import MetricWriter, Progress
 
@@ -77,6 +79,7 @@ def main(
       ValueError: for settings that cannot work, before anything is written.
     """
     run, data = config.run, config.data
+    check_run(run)
     # Training samples are a function of their number, held-out clips never change.
     samples, held_out = open_samples(config, workdir)
     steps = assembly.make_steps(config, num_records=len(samples.source))
@@ -88,11 +91,12 @@ def main(
         ending.enter_context(jax.set_mesh(mesh))
         tracer = ending.enter_context(Profile(profile, os.path.join(workdir, "profile")))
         jax.eval_shape(steps.train, steps.state, steps.batch)  # what cannot work shows here
-        distributed.check_same("the run's configuration", config.to_json_best_effort(indent=0))
-        if is_main():
-            ending.enter_context(lock_workdir(workdir))
+        said = f"workdir={workdir!r} force={force}\n{config.to_json_best_effort(indent=0)}"
+        distributed.check_same("what the run was told", said)
+        by_main("lock", lambda: ending.enter_context(lock_workdir(workdir)))
         check_workdir(workdir, as_dict(config), force=force)
-        keep_compiled_programs(run.compilation_cache or os.path.join(workdir, "compiled"))
+        check_shared(workdir)
+        keep_compiled_programs(run.compilation_cache)
 
         # The state: restored, or made where it will live.
         checkpoint_dir = os.path.join(workdir, "checkpoints")
@@ -105,12 +109,21 @@ def main(
         record = describe_run(config, steps.model, restored)
 
         # What is written besides, by one process; and the data from here on.
-        goodput = Goodput(workdir if is_main() else None, start_step)
-        ending.callback(goodput.close)
-        writer = MetricWriter(workdir, start_step=start_step) if is_main() else None
+        by_main("run config", lambda: write_run_config(workdir, record["config"]))
+        writer = by_main("metrics", lambda: MetricWriter(workdir, start_step=start_step))
         if writer is not None:
             ending.callback(writer.close)
-            write_run_config(workdir, record["config"])
+        own_folder = workdir if is_main() else None
+        goodput = Goodput(own_folder, start_step)
+        ending.callback(goodput.close)
+        health = Health(
+            own_folder,
+            start_step=start_step,
+            max_streak=run.max_skipped_in_a_row,
+            gather=functools.partial(distributed.all_gather_text, "health"),
+            saved_step=lambda: newest_step(checkpoint_dir),
+        )
+        ending.callback(health.close)
         batches = loader.training_batches(
             samples,
             data.batch_size,
@@ -126,12 +139,6 @@ def main(
         with goodput.time("compile"):
             compile_steps(steps, state)
 
-        health = Health(
-            workdir if is_main() else None,
-            max_streak=run.max_skipped_in_a_row,
-            gather=functools.partial(distributed.all_gather_text, "health"),
-            saved_step=lambda: newest_step(checkpoint_dir),
-        )
         progress = Progress(
             goodput, start_step=start_step, num_steps=num_steps, batch_size=data.batch_size
         )
@@ -156,7 +163,8 @@ def main(
                 state, metrics = steps.train(state, arrays)
                 health.add(step, metrics, batch["clip_id"])
 
-            tracer.after(step, health.metrics)
+            with watchdog.paused() if tracer.running else contextlib.nullcontext():
+                tracer.after(step, health.metrics)
             goodput.step(step, waited)
             watchdog.alive()
             preempted = preemption.requested(step)
@@ -166,7 +174,10 @@ def main(
             )
             saves |= preempted
             if logs:
-                floats = health.metrics() | progress.report(step) | {"bad_clips": samples.bad_count}
+                bad = distributed.all_gather_text("bad clips", str(samples.bad_count))
+                floats = (
+                    health.metrics() | progress.report(step) | {"bad_clips": sum(map(int, bad))}
+                )
                 log_step(writer, progress, step, floats)
                 goodput.write()
                 if not advised and (hint := input_probe.advice(floats, data)):
@@ -183,15 +194,16 @@ def main(
                     checkpoints.save(state, step, {**record, "evaluation_owed": owed}, measured)
             if preempted:
                 break
-        health.metrics()
-        with goodput.time("save"), watchdog.paused():
-            checkpoints.wait()  # here, where a second signal cannot cut it short
-        logger.info("%s", goodput.line())
-        if preempted and step < num_steps:
-            raise Preempted(step)
-        if run.picture_clips:
-            with goodput.time("evaluate"):
-                draw(steps, state.params, held_out, config, workdir)
+        with watchdog.paused():
+            health.metrics()
+            with goodput.time("save"):
+                checkpoints.wait()  # here, where a second signal cannot cut it short
+            logger.info("%s", goodput.line())
+            if preempted and (step < num_steps or owed):
+                raise Preempted(step)
+            if run.picture_clips:
+                with goodput.time("evaluate"):
+                    draw(steps, state.params, held_out, config, workdir, writer)
     return held_out_metrics
 
 
@@ -209,7 +221,7 @@ def open_samples(
     clip = (model.num_frames, data.frame_stride, model.frame_size)
     source = open_source(config, "train")
     source.check_serves(data.frame_stride)
-    listed = None if workdir is None else bad_clips_file(workdir)
+    listed = None if workdir is None else bad_clips_file(workdir, jax.process_index())
     bad = BadClips(listed, len(source), data.max_bad_share)
     make = RandomClip(source, *clip, data.repeat, data.resize, data.canvas_size)
     samples = PretrainingSamples(make, config.seed, bad_clips=bad, timeout=data.decode_timeout)
@@ -253,10 +265,41 @@ def describe_run(
     return {"config": as_dict(config), "model": model.to_dict(), "lineage": lineage}
 
 
+def check_run(run: ConfigDict) -> None:
+    """What would show only once something is written, or not at all.
+
+    Raises: ValueError.
+    """
+    names = ("log_every_steps", "eval_every_steps", "save_every_steps", "picture_clips")
+    for name in (*names, "step_timeout"):
+        if not 0 <= run[name] < math.inf:
+            raise ValueError(f"run.{name}={run[name]} must be 0 (never) or more.")
+    if run.max_skipped_in_a_row < 1:
+        raise ValueError(f"run.max_skipped_in_a_row={run.max_skipped_in_a_row} must be at least 1.")
+    Retention(**retention(run))
+    meets = run.eval_every_steps and run.save_every_steps % run.eval_every_steps == 0
+    if run.keep_best and not meets:
+        raise ValueError(
+            f"run.keep_best={run.keep_best} needs every checkpoint measured: "
+            f"run.save_every_steps={run.save_every_steps} must be a multiple of "
+            f"run.eval_every_steps={run.eval_every_steps}."
+        )
+
+
 def keep_compiled_programs(folder: str) -> None:
-    """A restart finds its programs there instead of compiling them again."""
+    """A restart finds its programs there instead of compiling them again.
+
+    Programs are code: the folder must be one that only its user writes, so it is not the workdir.
+    """
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        jax.config.update("jax_compilation_cache_dir", folder)
+        compilation_cache.reset_cache()  # an earlier run of this process may have had none
+        compilation_cache.set_cache_dir(folder or os.path.join(cache_home(), "compiled"))
+
+
+def cache_home() -> str:
+    """Where this user's caches of ours are."""
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return os.path.join(home, "vmae_jax")
 
 
 def compile_steps(steps: assembly.Steps, state: training.TrainState) -> None:
@@ -272,8 +315,11 @@ def compile_steps(steps: assembly.Steps, state: training.TrainState) -> None:
 
 def retention(run: ConfigDict) -> dict[str, Any]:
     """Which checkpoints stay, as `Checkpoints` is told."""
-    best = {"best_metric": run.best_metric, "keep_best": run.keep_best} if run.keep_best else {}
-    return {"keep": run.keep_checkpoints, "keep_every": run.keep_every_steps, **best}
+    rule = {"keep": run.keep_checkpoints, "keep_every": run.keep_every_steps}
+    if run.keep_best:
+        names = ("keep_best", "best_metric", "best_mode")
+        rule |= {name: run[name] for name in names}
+    return rule
 
 
 def as_dict(config: ConfigDict) -> dict[str, Any]:
@@ -286,7 +332,10 @@ def fresh_state(config: ConfigDict, steps: assembly.Steps) -> training.TrainStat
     state = steps.init()
     if not config.init.checkpoint:
         return state
-    params, _ = initial_params(config.init.checkpoint, state.params, steps.model)
+    try:
+        params, _ = initial_params(config.init.checkpoint, state.params, steps.model)
+    except FileNotFoundError as error:
+        raise ValueError(f"init.checkpoint={config.init.checkpoint!r}: {error}") from error
     return state._replace(params=params)
 
 
@@ -388,14 +437,19 @@ def evaluate(
 
 
 def draw(
-    steps: assembly.Steps, params: dict, held_out: HeldOutSamples, config: ConfigDict, workdir: str
+    steps: assembly.Steps,
+    params: dict,
+    held_out: HeldOutSamples,
+    config: ConfigDict,
+    workdir: str,
+    writer: MetricWriter | None,
 ) -> None:
     """The loss curve, and reconstructions of the first held-out clips, under <workdir>/pictures.
 
     All processes call it, as the parameters may lie on all of them; one draws.
     """
     everywhere = jax.jit(lambda tree: tree, out_shardings=sharding.replicated(steps.mesh))(params)
-    if not is_main():
+    if writer is None:
         return
     here = jax.tree.map(lambda x: x.addressable_data(0), everywhere)
     model = nnx.merge(steps.graphdef, here)
@@ -403,7 +457,7 @@ def draw(
     with jax.set_mesh(None), local_folder(os.path.join(workdir, "pictures")) as folder:
         if config.run.log_every_steps:
             pictures.draw_curve(
-                os.path.join(workdir, "metrics.jsonl"),
+                writer.metrics_file,
                 os.path.join(folder, "loss.png"),
                 zero_loss=zero_loss(config, model.config),
             )

@@ -111,10 +111,12 @@ def get_config() -> ConfigDict:
     run.keep_every_steps = placeholder(int)  # and those whose step is a multiple, for good
     run.keep_best = 0  # and so many with the lowest run.best_metric
     run.best_metric = "held_out/loss"
+    run.best_mode = "min"  # or "max"
     run.max_skipped_in_a_row = 10  # steps without a finite loss and gradient; as many end the run
     # seconds; a step that takes longer ends the run with all stacks; 0: none
     run.step_timeout = 0.0
-    # where compiled programs are kept for the next start; "" for <workdir>/compiled
+    # where compiled programs are kept for the next start, local or remote; only you may be able to
+    # write there, as they are code. "": in ~/.cache/vmae_jax
     run.compilation_cache = ""
     run.deterministic = (
         False  # GPUs: the same bits from run to run, for some speed; others do anyway

@@ -16,9 +16,11 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 
 import jax
 import numpy as np
+from flax import nnx
 
 from configs import default
 from vmae_jax import assembly, objectives, sharding
+from vmae_jax.vit import Block, Compute, make_blocks, run_blocks
 
 ALL = [f"{m}/{a}" for m in ("8x1x1", "1x8x1", "2x2x2", "2x4x1") for a in (1, 2)]
 SETTINGS = {
@@ -87,6 +89,40 @@ def run(videos, num_devices: int, **changes) -> dict:
     }
 
 
+def gradient_memory(remat: str) -> int:
+    """Bytes that a device needs besides its arguments for the gradient of a stack over fsdp 4."""
+    config = make_config(
+        **{"mesh.fsdp": 4, "model.hidden_size": 128, "model.intermediate_size": 512}
+    )
+    model_config = assembly.make_model_config(config)
+    compute = Compute(dtype="bfloat16", remat=remat)
+    depth = 8
+
+    def stack():
+        def block(rngs):
+            return Block(128, 2, 512, model_config, compute, nnx.initializers.normal(), rngs)
+
+        return make_blocks(depth, block, nnx.Rngs(0))
+
+    graphdef, shapes = nnx.split(nnx.eval_shape(stack))
+    shapes = {"encoder": nnx.to_pure_dict(shapes)}
+
+    def loss(params, x):
+        return run_blocks(nnx.merge(graphdef, params), x, depth, compute)[0].astype("float32").sum()
+
+    mesh = sharding.make_mesh(fsdp=4)
+    shardings = sharding.state_shardings(shapes, mesh)["encoder"]
+    params = jax.tree.map(
+        lambda x, lies: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=lies),
+        shapes["encoder"],
+        shardings,
+    )
+    x = jax.ShapeDtypeStruct((8, 8, 128), "bfloat16", sharding=sharding.batch_sharding(mesh))
+    with jax.set_mesh(mesh):
+        program = jax.jit(jax.grad(loss), out_shardings=shardings).lower(params, x).compile()
+    return program.memory_analysis().temp_size_in_bytes
+
+
 def main() -> None:
     jax.config.update("jax_disable_most_optimizations", True)
     sharding.MIN_FSDP_BYTES = 256  # or nothing of so small a model would be split
@@ -103,6 +139,7 @@ def main() -> None:
             "optimizer.accumulation": int(accumulation),
         }
         results[name] = run(videos, 8, **changes)
+    results["memory"] = {remat: gradient_memory(remat) for remat in ("none", "full")}
     print(json.dumps(results))
 
 

@@ -180,6 +180,7 @@ MAY_IMPORT = {
         "data.decoders",
         "data.isolation",
         "data.bad_clips",
+        "data.storage",
     },
     "data.loader": {"data.samples"},
     "run_control": set(),

@@ -6,6 +6,7 @@ Nothing here ends a run: what cannot be written now is kept and written with the
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import tempfile
@@ -57,6 +58,11 @@ class AppendedFile:
         self._warned = False
         self._copied, self._copied_at = (len(old) if new == old else -1), time.monotonic()
         self._copying: threading.Thread | None = None
+
+    @property
+    def local_path(self) -> str:
+        """Of the file, or of its copy on this machine."""
+        return self._local
 
     def append(self, record: bytes) -> None:
         """Adds a record; a crash right after loses nothing of it, if the file is local."""
@@ -122,3 +128,17 @@ def read_if_there(path: str | os.PathLike) -> bytes:
         return read_bytes(os.fspath(path), _MAX_BYTES)
     except FileNotFoundError:
         return b""
+
+
+def cut_after(contents: bytes, step: int) -> bytes:
+    """Of JSON lines that each have a "step", those up to a step, without one that a kill cut
+    short: what came later will be done again."""
+    kept = []
+    for line in contents.splitlines(keepends=True):
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if record["step"] <= step:
+            kept.append(line)
+    return b"".join(kept)

@@ -72,7 +72,8 @@ def choose(name: str, *, platform: str, dtype, head_dims: Iterable[int] = ()) ->
         problem = f"there is no fused kernel for platform {platform!r}"
         for kernel in kernels:
             if not (problem := _problem(kernel, platform, dtype, head_dims)):
-                return Choice(kernel, f"{platform.upper()}, {dtype}")
+                shorter = f"; shorter than {SPLASH_MIN_TOKENS} tokens: xla" * (kernel == "splash")
+                return Choice(kernel, f"{platform.upper()}, {dtype}{shorter}")
         return Choice("xla", problem)
     if name != "xla" and (problem := _problem(name, platform, dtype, head_dims)):
         raise ValueError(

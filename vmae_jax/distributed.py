@@ -9,14 +9,15 @@ from __future__ import annotations
 import collections
 import contextlib
 import importlib.metadata
+import json
 import logging
 import os
 import platform
 import sys
 import time
 import traceback
-from collections.abc import Iterator
-from typing import NoReturn
+from collections.abc import Callable, Iterator
+from typing import NoReturn, TypeVar
 
 import jax
 
@@ -24,10 +25,11 @@ import jax
 from jax._src.distributed import global_state
 
 import vmae_jax
-from vmae_jax.exit_codes import CRASH, DONE, PREEMPTED, describe, exit_code
+from vmae_jax.exit_codes import CRASH, DONE, PREEMPTED, FailedElsewhere, describe, exit_code
 from vmae_jax.roll_call import Place, call_roll, differences, split_address
 
 logger = logging.getLogger(__name__)
+_T = TypeVar("_T")
 
 HEARTBEAT = 30  # seconds without a sign of life after which JAX ends all processes
 EXCHANGE_TIMEOUT = 600  # seconds; a dead process ends the others long before, by its heartbeat
@@ -113,26 +115,47 @@ def all_gather_text(tag: str, text: str) -> list[str]:
     _rounds[tag] += 1
     folder = f"vmae_jax/{tag}/{this_round}"
     client.key_value_set(f"{folder}/{index}", text)
-    deadline = time.monotonic() + EXCHANGE_TIMEOUT
-    texts = []
-    for other in range(count):
-        left = max(deadline - time.monotonic(), 0.001)
-        try:
-            texts.append(client.blocking_key_value_get(f"{folder}/{other}", round(1000 * left) + 1))
-        except jax.errors.JaxRuntimeError as error:
-            if not str(error).startswith("DEADLINE_EXCEEDED"):
-                raise
-            came = {int(key.rpartition("/")[2]) for key, _ in client.key_value_dir_get(folder)}
-            missing = ", ".join(
-                f"process {i} (host {_hosts[i]})" for i in range(count) if i not in came
-            )
-            raise TimeoutError(
-                f"{missing} said nothing of {tag!r} within {EXCHANGE_TIMEOUT:g} s; see its log for "
-                "what it does instead, and start the run again."
-            ) from error
+    try:
+        client.wait_at_barrier(folder, round(1000 * EXCHANGE_TIMEOUT))
+    except jax.errors.JaxRuntimeError as error:
+        if not str(error).startswith("DEADLINE_EXCEEDED"):
+            raise
+        came = _said(client, folder)
+        missing = ", ".join(
+            f"process {i} (host {_hosts[i]})" for i in range(count) if i not in came
+        )
+        raise TimeoutError(
+            f"{missing} said nothing of {tag!r} within {EXCHANGE_TIMEOUT:g} s; see its log for "
+            "what it does instead, and start the run again."
+        ) from error
+    said = _said(client, folder)
+    texts = [said[i] for i in range(count)]
     if this_round:  # all have said something new, so nobody reads the old any more
         client.key_value_delete(f"vmae_jax/{tag}/{this_round - 1}/{index}")
     return texts
+
+
+def _said(client, folder: str) -> dict[int, str]:
+    return {int(key.rpartition("/")[2]): text for key, text in client.key_value_dir_get(folder)}
+
+
+def by_main(tag: str, act: Callable[[], _T]) -> _T | None:
+    """What `act` returns in process 0, which alone does it; None in the others.
+
+    Raises:
+      Exception: in process 0, whatever `act` raises; in the others FailedElsewhere, which ends them
+        with the same code.
+    """
+    result, error = None, None
+    if is_main():
+        try:
+            result = act()
+        except Exception as caught:
+            error = caught
+    outcome = "" if error is None else json.dumps([exit_code(error), str(error)])
+    if said := all_gather_text(tag, outcome)[0]:
+        raise error or FailedElsewhere(*json.loads(said))
+    return result
 
 
 def check_same(what: str, value: str) -> None:
@@ -176,6 +199,7 @@ def end(code: int) -> NoReturn:
     if (client := global_state.client) is None:
         sys.exit(code)
     if code in (DONE, PREEMPTED):  # all end here
+        all_gather_text("end", "")  # the shutdown's own patience is short, and one draws pictures
         jax.distributed.shutdown()
         sys.exit(code)
     sys.stdout.flush()

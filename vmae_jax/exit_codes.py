@@ -49,12 +49,22 @@ _STATUS = re.compile(
 _STATUS_ERRNO = re.compile(r"\[os_error_code='(\d+)'\]")
 
 
+class FailedElsewhere(RuntimeError):
+    """Process 0 could not do what it does for all; this one ends with its code."""
+
+    def __init__(self, code: int, message: str):
+        super().__init__(f"process 0 ended: {message}")
+        self.code = code
+
+
 def exit_code(error: BaseException) -> int:
     """The code to end with after an exception that nobody caught."""
     # whoever holds a CheckpointError has imported its module; here that would load jax
     checkpoint = sys.modules.get("vmae_jax.checkpoint")
     if checkpoint is not None and isinstance(error, checkpoint.CheckpointError):
         return NO_CHECKPOINT
+    if isinstance(error, FailedElsewhere):
+        return error.code
     if isinstance(error, Preempted):
         return PREEMPTED
     if isinstance(error, FloatingPointError):

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from vmae_jax.appended_file import read_if_there
+from vmae_jax.appended_file import AppendedFile, cut_after
 from vmae_jax.data.storage import join, write_bytes
 
 logger = logging.getLogger(__name__)
@@ -49,7 +49,8 @@ class Health:
     In a run of several processes each calls it alike: all see the same metrics.
 
     Args:
-      folder: where `health.jsonl` is added to; None keeps no file.
+      folder: where `health.jsonl` is added to, local or remote; None keeps no file.
+      start_step: that the run goes on from; what is written of later ones is removed.
       max_streak: steps in a row that may be skipped; the last of them raises NonFinite.
       gather: text of this process -> that of all, to name the clips of all hosts; called by all
         processes at the same step.
@@ -62,6 +63,7 @@ class Health:
         self,
         folder: str | os.PathLike | None,
         *,
+        start_step: int = 0,
         max_streak: int,
         gather: Callable[[str], list[str]] = lambda text: [text],
         saved_step: Callable[[], int | None] = lambda: None,
@@ -69,6 +71,9 @@ class Health:
         if max_streak < 1:
             raise ValueError(f"run.max_skipped_in_a_row={max_streak} must be at least 1 step.")
         self._folder = folder
+        self._file = folder and AppendedFile(
+            join(os.fspath(folder), "health.jsonl"), start=lambda old: cut_after(old, start_step)
+        )
         self._max_streak = max_streak
         self._gather = gather
         self._saved_step = saved_step
@@ -133,7 +138,7 @@ class Health:
         self._streak.append(record)
         if floats["streak"] < self._max_streak:
             return
-        path = self._write(f"nonfinite_step_{done.step}.json", self._streak, indent=2)
+        path = self._write_streak(done.step)
         saved = self._saved_step()  # 0 or None: there is none
         clips = [clip for record in self._streak for clip in record["clip_ids"]]
         raise NonFinite(
@@ -157,22 +162,25 @@ class Health:
         record["clip_ids"] = clip_ids
         text = ", ".join(f"{k} {v:.4g}" for k, v in numbers.items())
         logger.log(level, "step %d: %s (%s); clips %s", done.step, what, text, _few(clip_ids))
-        self._write("health.jsonl", record)
+        if self._file is not None:
+            self._file.append(json.dumps(record).encode() + b"\n")
         return record
 
-    def _write(self, name: str, content: Any, indent: int | None = None) -> str | None:
+    def _write_streak(self, step: int) -> str | None:
         if self._folder is None:
             return None
-        path = join(os.fspath(self._folder), name)
-        text = json.dumps(content, indent=indent) + "\n"
+        path = join(os.fspath(self._folder), f"nonfinite_step_{step}.json")
         try:
-            # written whole, as object stores cannot append; these are rare lines
-            before = read_if_there(path) if indent is None else b""
-            write_bytes(path, before + text.encode())
-        except OSError as error:  # a full disk must not end a run here
+            write_bytes(path, json.dumps(self._streak, indent=2).encode())
+        except Exception as error:  # of the disk or a remote store; the run has its reason to end
             logger.warning("%s could not be written (%s)", path, error)
             return None
         return path
+
+    def close(self) -> None:
+        """Ends the file."""
+        if self._file is not None:
+            self._file.close()
 
 
 class _Usual:

@@ -6,8 +6,10 @@ What the file holds of others is dropped, and all of that is said.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+import zlib
 from typing import Any
 
 import jax
@@ -15,6 +17,7 @@ import numpy as np
 
 from vmae_jax import layouts
 from vmae_jax.config import VideoMAEConfig
+from vmae_jax.distributed import check_same
 from vmae_jax.fingerprints import named_leaves, path_name
 from vmae_jax.pretrained import Stored, load, open_checkpoint
 from vmae_jax.vit import Compute
@@ -61,6 +64,8 @@ def initial_params(
         core, report = load(stored, compute=compute, **changes)
     values = {name: np.asarray(value) for name, value in layouts.parameters(core).items()}
     _check_complete(path, values, fresh)
+    sums = {name: zlib.crc32(np.ascontiguousarray(value)) for name, value in values.items()}
+    check_same(f"the encoder in {os.fspath(path)}", json.dumps(sums, indent=0))
 
     def leaf(tree_path: tuple, x: jax.Array) -> jax.Array:
         value = values.get(path_name(tree_path))

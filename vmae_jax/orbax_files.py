@@ -48,9 +48,26 @@ def _is_not_from_orbax(record: logging.LogRecord) -> bool:
     return frame is None
 
 
+def _is_not_of_orbax(record: logging.LogRecord) -> bool:
+    return not _ORBAX.search(record.getMessage())
+
+
+def _without_echoes(hook: Callable[[Any], None]) -> Callable[[Any], None]:
+    """Leaves out that an event loop is gone, which TensorStore's threads find out, each with a
+    stack, when they have written what belongs to a save that has failed."""
+
+    def report(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            hook(unraisable)
+
+    return report
+
+
 # Whatever goes wrong in Orbax is raised as well, and said in one line by those who called it; its
-# own account of a damaged file fills screens.
+# own account of a damaged file, or of a full disk, fills screens.
 logging.getLogger("absl").addFilter(_is_not_from_orbax)
+logging.getLogger("asyncio").addFilter(_is_not_of_orbax)
+sys.unraisablehook = _without_echoes(sys.unraisablehook)
 
 
 def start_save(

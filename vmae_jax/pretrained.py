@@ -42,6 +42,7 @@ _FLOATS = ("float64", "float32", "float16", "bfloat16")
 _FILE_ENDINGS = (".pth", ".pt", ".bin", ".ckpt", ".safetensors")
 _LARGEST_SIZE = 2**31 - 1  # of a field; products of larger ones overflow in the shapes of arrays
 _SHOWN = 12  # names in a message; the rest is counted
+_REFUSED = 500  # likewise of what does not fit: all of a real model, not the million of a bad file
 
 # A class may lack these of a file: they belong to another class, or to the other kind of pooling.
 _MAY_BE_DROPPED = {
@@ -563,7 +564,7 @@ def _report(stored: Stored, config: VideoMAEConfig, plan: Plan) -> Iterator[str]
 def _refusal(stored: Stored, plan: Plan, decoder: bool, classifier: bool) -> str:
     """All that does not fit, and what to do about it."""
     problems = [
-        f"{kind}: {_some(names)}"
+        f"{kind}: {_some(names, _REFUSED)}"
         for kind, names in (
             ("missing", plan.missing),
             ("unexpected", plan.unexpected),
@@ -609,8 +610,8 @@ def _refusal(stored: Stored, plan: Plan, decoder: bool, classifier: bool) -> str
     ).rstrip()
 
 
-def _some(names: Iterable[str]) -> str:
+def _some(names: Iterable[str], most: int = _SHOWN) -> str:
     """The first few, and how many more there are."""
     names = list(names)
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

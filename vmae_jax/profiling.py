@@ -48,6 +48,11 @@ class Profile:
     def __exit__(self, *_) -> None:
         self._stop()
 
+    @property
+    def running(self) -> bool:
+        """Whether a trace is being taken."""
+        return self._running
+
     def before(self, step: int) -> None:
         """Starts the trace, if this step is in the range."""
         if not self._running and self._first <= step <= self._last:

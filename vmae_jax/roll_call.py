@@ -254,4 +254,6 @@ def _read_line(line: socket.socket) -> bytes:
 
 def _has_closed(line: socket.socket) -> bool:
     """Whether the other side has gone; it sends nothing once it has said who it is."""
-    return bool(select.select([line], [], [], 0)[0])
+    poll = select.poll()  # `select.select` takes no descriptors above 1023
+    poll.register(line, select.POLLIN)
+    return bool(poll.poll(0))

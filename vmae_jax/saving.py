@@ -177,8 +177,10 @@ class Checkpoints:
         Args:
           state: arrays or `jax.ShapeDtypeStruct`.
         """
+        if jax.process_index() != 0:  # the others may not see the folder yet
+            return
         failure = self._folder.lack_of_room(_num_bytes(state))
-        if failure is not None and jax.process_index() == 0:
+        if failure is not None:
             logger.warning("%s", failure.message)
 
     # How a save goes.
@@ -220,6 +222,8 @@ class Checkpoints:
 
         if jax.process_count() == 1:
             # Orbax spends a millisecond an array on preparations: more than it takes to copy them
+            for leaf in jax.tree.leaves(tree):
+                leaf.copy_to_host_async()
             tree = jax.tree.map(_on_host, tree)
             background = Background(lambda: finish(start()), "checkpoint")
         else:  # all processes have to meet there, each in the order of its calls

@@ -215,7 +215,8 @@ def gathered(tree: Any, dtype: jax.typing.DTypeLike | None = None) -> Any:
         if "fsdp" not in split:
             return x
         if dtype is not None and name.endswith("kernel"):
-            x = x.astype(dtype)
+            # said again, or the compiler gathers first and casts then: twice the traffic
+            x = jax.lax.with_sharding_constraint(x.astype(dtype), split)
         whole = PartitionSpec(*(None if axis == "fsdp" else axis for axis in split))
         return checkpoint_name(_gather(x, split, whole), GATHERED)
 
@@ -228,7 +229,7 @@ def _gather(x: jax.Array, split: PartitionSpec, whole: PartitionSpec) -> jax.Arr
 
 
 def _gather_fwd(x, split, whole):
-    return _gather(x, split, whole), None
+    return jax.lax.with_sharding_constraint(x, whole), None
 
 
 def _gather_bwd(split, whole, _, gradient):
@@ -236,6 +237,17 @@ def _gather_bwd(split, whole, _, gradient):
 
 
 _gather.defvjp(_gather_fwd, _gather_bwd)
+
+
+def all_but_gathered(primitive, *_, **params) -> bool:
+    """A policy of `jax.checkpoint`: whatever makes a parameter whole is done again in the backward
+    pass, and everything else is kept.
+
+    (JAX's `save_anything_except_these_names` would keep what a named value was made of.)
+    """
+    makes_it = ("sharding_constraint", "custom_vjp_call", "convert_element_type")
+    is_it = primitive.name == "name" and params["name"] == GATHERED
+    return primitive.name not in makes_it and not is_it
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

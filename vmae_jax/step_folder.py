@@ -38,7 +38,9 @@ def saved_steps(directory: str | os.PathLike) -> list[int]:
     if not directory.is_dir():
         return []
     return sorted(
-        int(path.name) for path in directory.iterdir() if path.name.isdigit() and is_finished(path)
+        int(path.name)
+        for path in directory.iterdir()
+        if path.name.isdigit() and path.is_dir() and is_finished(path)
     )
 
 

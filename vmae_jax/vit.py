@@ -25,7 +25,7 @@ from vmae_jax.config import VideoMAEConfig
 
 REMAT_POLICIES = {
     # parameters that were gathered for a layer are gathered again rather than kept
-    "none": jax.checkpoint_policies.save_anything_except_these_names(sharding.GATHERED),
+    "none": sharding.all_but_gathered,
     "attention": jax.checkpoint_policies.save_only_these_names(attention.OUTPUT_NAME),
     "full": jax.checkpoint_policies.nothing_saveable,
 }

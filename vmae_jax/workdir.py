@@ -9,11 +9,15 @@ from __future__ import annotations
 import json
 import logging
 import os
+import uuid
 from collections.abc import Mapping
 from typing import Any
 
+import jax
+
 from vmae_jax.atomic import write_file
 from vmae_jax.data.storage import is_remote
+from vmae_jax.distributed import all_gather_text, by_main
 from vmae_jax.step_folder import absolute, saved_steps
 
 logger = logging.getLogger(__name__)
@@ -86,6 +90,28 @@ def check_workdir(
         logger.info("changed since the last start: %s", line)
     for line in refused:
         logger.warning("changed since the last start, by force: %s", line)
+
+
+def check_shared(workdir: str | os.PathLike) -> None:
+    """That all processes of a run see the same folder.
+
+    Raises:
+      ValueError: in all of them; says which see another.
+    """
+    if jax.process_count() == 1:
+        return
+    # a new name each time: file systems remember what was not there a moment ago
+    name = all_gather_text("shared workdir", f".seen-{uuid.uuid4().hex}")[0]
+    path = absolute(workdir) / name
+    by_main("shared workdir", lambda: path.write_text(""))
+    seen = all_gather_text("shared workdir", str(path.exists()))
+    by_main("shared workdir", path.unlink)
+    blind = [str(index) for index, answer in enumerate(seen) if answer != "True"]
+    if blind:
+        raise ValueError(
+            f"workdir={os.fspath(workdir)!r} is another folder for process {', '.join(blind)} than "
+            "for process 0; give a folder that all hosts share, or a bucket."
+        )
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, str, str]]:

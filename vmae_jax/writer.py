@@ -13,7 +13,7 @@ import struct
 import time
 from collections.abc import Mapping
 
-from vmae_jax.appended_file import AppendedFile
+from vmae_jax.appended_file import AppendedFile, cut_after
 from vmae_jax.data.storage import join
 from vmae_jax.goodput import Goodput
 
@@ -30,13 +30,26 @@ class MetricWriter:
 
     def __init__(self, workdir: str | os.PathLike, *, start_step: int):
         workdir = os.fspath(workdir)
-        self._metrics = AppendedFile(
-            join(workdir, "metrics.jsonl"), start=lambda old: _cut_after(old, start_step)
-        )
+        self._there: set[tuple] = set()
+
+        def start(old: bytes) -> bytes:
+            kept = cut_after(old, start_step)
+            records = map(json.loads, kept.splitlines()[-2:])  # of a step there are two at most
+            self._there = {tuple(record.values())[:1] + tuple(record)[1:] for record in records}
+            return kept
+
+        self._metrics = AppendedFile(join(workdir, "metrics.jsonl"), start=start)
         self._board = _Board(join(workdir, "tensorboard"), purge_step=start_step + 1)
+
+    @property
+    def metrics_file(self) -> str:
+        """`metrics.jsonl` up to now, on this machine."""
+        return self._metrics.local_path
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """One record; a crash right after loses nothing of it, in a local workdir."""
+        if (step, *metrics) in self._there:  # of an evaluation that was made up for, and lost again
+            return
         self._metrics.append(json.dumps({"step": step, **metrics}).encode() + b"\n")
         self._board.write(step, metrics)
 
@@ -80,19 +93,6 @@ class _Board:
         length = struct.pack("<Q", len(data))
         checks = [struct.pack("<I", masked_crc32c(part)) for part in (length, data)]
         self._file.append(length + checks[0] + data + checks[1])
-
-
-def _cut_after(contents: bytes, step: int) -> bytes:
-    """The records up to a step, without the one that a kill cut short."""
-    kept = []
-    for line in contents.splitlines(keepends=True):
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue
-        if record["step"] <= step:
-            kept.append(line)
-    return b"".join(kept)
 
 
 class Progress:

@@ -28,6 +28,7 @@ from vmae_jax.data.clips import centre_indices, pretraining_indices
 from vmae_jax.data.decoders import VideoError
 from vmae_jax.data.isolation import ChildDied, Isolated
 from vmae_jax.data.sources import VideoSource
+from vmae_jax.data.storage import is_remote
 
 _UINT64 = 2**64 - 1
 _MOST_IN_A_ROW = 100  # bad records that are passed over before a run gives up
@@ -304,6 +305,10 @@ class HeldOutSamples(_Samples):
         return {**made, "weight": weight}
 
 
-def bad_clips_file(workdir: str | os.PathLike) -> str:
-    """Where a run lists its bad clips."""
-    return os.path.join(workdir, "bad_clips.jsonl")
+def bad_clips_file(workdir: str | os.PathLike, process_index: int = 0) -> str | None:
+    """Where a process of a run lists its bad clips; None for an address, where nothing can be added
+    to a file: the log has them all the same."""
+    if is_remote(os.fspath(workdir)):
+        return None
+    name = f"bad_clips.{process_index}.jsonl" if process_index else "bad_clips.jsonl"
+    return os.path.join(workdir, name)

@@ -1,0 +1,80 @@
+"""train.py, hurt: takes its flags, and from the environment the folder of a plan of faults.
+
+    CHAOS_FOLDER=... python tests/chaos/faulty_train.py --config=... --workdir=... [--supervise=9]
+
+It also spares what costs seconds at each of a campaign's hundreds of starts and is not under test:
+PyTorch, which tensorboardX loads where it is installed, and the measurement of the input.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import time
+from pathlib import Path
+
+sys.modules["torch"] = None  # an import of it fails
+
+from absl import app, flags  # noqa: E402
+
+import train  # noqa: E402
+from tests.chaos import notes, poison  # noqa: E402
+from tests.chaos.hooks import Hooks  # noqa: E402
+from tests.chaos.painted import PAINTED  # noqa: E402
+from vmae_jax import supervisor  # noqa: E402
+from vmae_jax.data import input_probe  # noqa: E402
+from vmae_jax.data.datasets import DATASETS  # noqa: E402
+
+# seconds that a supervisor bears with a frozen trainer, unless the environment says another number
+MAX_STOPPED = 4
+
+
+def main() -> None:
+    """Installs the faults, and hands over."""
+    folder = Path(os.environ["CHAOS_FOLDER"])
+    process = process_index(sys.argv)
+    DATASETS["painted"] = PAINTED
+    measure = input_probe.measure
+    input_probe.measure = lambda group, repeat: measure(group, repeat, seconds=0.0)
+    supervisor.MAX_STOPPED = int(os.environ.get("CHAOS_MAX_STOPPED", MAX_STOPPED))
+    Hooks(folder, process, float(os.environ.get("CHAOS_PACE", 0))).install()
+    poison.install(folder)
+    real_main = train.main
+
+    def noted_main(*args, **kwargs):
+        notes.add(folder, notes.STARTS, process, time.time())
+        return real_main(*args, **kwargs)
+
+    train.main = noted_main
+    if trainer := os.environ.get("CHAOS_EVALUATE_UNTIL"):
+        _evaluate_until(Path(trainer) / "ended", folder)
+    flags.mark_flags_as_required(["config", "workdir"])
+    app.run(train._run)
+
+
+def _evaluate_until(ended: Path, folder: Path) -> None:
+    """Evaluators evaluate again and again, until a file is there; each time is noted."""
+    evaluate_newest, log_held_out = train.evaluate_newest, train.log_held_out
+
+    def evaluate_all(config, workdir):
+        metrics = evaluate_newest(config, workdir)
+        while not ended.exists():
+            metrics = evaluate_newest(config, workdir)
+        return metrics
+
+    def noted_log(writer, step, metrics):
+        notes.add(folder, notes.EVALUATIONS, step, metrics)
+        log_held_out(writer, step, metrics)
+
+    train.evaluate_newest, train.log_held_out = evaluate_all, noted_log
+
+
+def process_index(arguments: list[str]) -> int:
+    """Of this process, as --distributed=host:port,n,i says."""
+    found = [re.fullmatch(r"--distributed=.*,(\d+)", argument) for argument in arguments]
+    return next((int(match[1]) for match in found if match), 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,273 @@
+"""A tiny run under test: started with a plan of faults, watched, and what it leaves.
+
+run = Run(folder, faults=[Fault("kill -9", 12)], supervise=5)
+run.finish()
+problem = run.differs_from(clean_run)     # None: bit by bit the same
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tests.chaos import faults, notes
+from tests.chaos.watch import Watch
+from tests.process_group import ProcessGroup
+
+ROOT = Path(__file__).parents[2]
+SETTINGS = {
+    "model.image_size": "(16,16)",
+    "model.num_frames": 2,
+    "model.patch_size": 8,
+    "model.hidden_size": 16,
+    "model.num_hidden_layers": 1,
+    "model.num_attention_heads": 2,
+    "model.intermediate_size": 32,
+    "model.decoder_hidden_size": 16,
+    "model.decoder_num_hidden_layers": 1,
+    "model.decoder_num_attention_heads": 2,
+    "model.decoder_intermediate_size": 32,
+    "model.drop_path_rate": 0.1,
+    "compute.dtype": "float32",
+    "objective.mask_ratio": 0.75,
+    "data.name": "painted",
+    "data.batch_size": 4,
+    "data.frame_stride": 1,
+    "data.num_threads": 2,
+    "schedule.base_lr": 0.3,
+    "schedule.num_steps": 60,
+    "schedule.warmup_steps": 3,
+    "run.log_every_steps": 1,
+    "run.eval_every_steps": 0,
+    "run.save_every_steps": 5,
+    "run.picture_clips": 0,
+}
+ENVIRONMENT = {
+    "JAX_PLATFORMS": "cpu",
+    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # compiling takes longer than all steps
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
+    "OMP_NUM_THREADS": "1",
+    "VMAE_HEARTBEAT": "10",
+    "VMAE_START_TIMEOUT": "120",
+}
+# of metrics.jsonl; all others are the same each time
+TIMES = {"clips_per_second", "data_wait_share", "eta_seconds"}
+
+
+class Run:
+    """One run and its folder.
+
+    Args:
+      folder: of its own; gets the workdir, the plan, the notes, and what the processes print.
+      cache: folder of compiled programs, shared by all runs.
+      faults: the plan.
+      count: processes.
+      supervise: restarts in a row without progress, by a supervisor for each process; 0: none.
+      pace: seconds that each step takes longer.
+      env: added to the environment.
+      changes: of SETTINGS, with "__" for the dot.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        cache: Path,
+        *,
+        faults: Sequence[faults.Fault] = (),
+        count: int = 1,
+        supervise: int = 0,
+        pace: float = 0.0,
+        env: Mapping[str, str] | None = None,
+        **changes: Any,
+    ):
+        self.folder, self.workdir, self.count = folder, folder / "workdir", count
+        self._settings = SETTINGS | {"run.compilation_cache": str(cache)} | _dotted(changes)
+        self._supervise = supervise
+        self._env = {
+            **ENVIRONMENT, "CHAOS_FOLDER": str(folder), "CHAOS_PACE": str(pace), **(env or {}),
+        }  # fmt: skip
+        folder.mkdir(parents=True, exist_ok=True)
+        self.plan(faults)
+
+    def plan(self, more: Sequence[faults.Fault]) -> None:
+        """Sets the faults, before a start."""
+        faults.write_plan(self.folder, more)
+
+    @property
+    def num_steps(self) -> int:
+        """Of the whole run."""
+        return self._settings["schedule.num_steps"]
+
+    def start(self, *flags: str, **changes: Any) -> ProcessGroup:
+        """The processes; enter its context to start them."""
+        settings = self._settings | _dotted(changes)
+        command = [
+            sys.executable,
+            str(Path(__file__).parent / "faulty_train.py"),
+            f"--config={ROOT / 'configs' / 'default.py'}",
+            f"--workdir={self.workdir}",
+            *(f"--config.{name}={value}" for name, value in settings.items()),
+            *flags,
+        ]
+        if self.count > 1:
+            command.append("--distributed={address},{count},{index}")
+        if self._supervise:
+            command.append(f"--supervise={self._supervise}")
+        return ProcessGroup(command, self.count, self.folder, env=self._env)
+
+    def finish(
+        self,
+        *flags: str,
+        say=lambda text: None,
+        deadline: float = 600,
+        watch: Watch | None = None,
+        **changes: Any,
+    ) -> list[int]:
+        """Starts it and waits for its end.
+
+        Args:
+          say: is told of each fault that happens.
+          deadline: seconds; then it is an AssertionError, and nothing is left running.
+          watch: looks at the processes meanwhile.
+        Returns:
+          The exit codes.
+        """
+        with self.start(*flags, **changes) as group:
+            end = time.monotonic() + deadline
+            told = len(faults.happened(self.folder))
+            while not group.ended():
+                assert time.monotonic() < end, f"no end in {deadline} s\n{self.output()[-4000:]}"
+                if watch:
+                    watch.look()
+                if len(so_far := faults.happened(self.folder)) > told:
+                    told = len(so_far)
+                    say(f"{so_far[-1].fault}, the {told}th")
+                time.sleep(0.05)
+            if watch:
+                watch.look()
+            return group.wait()
+
+    def done(self, *flags: str, **arguments: Any) -> Run:
+        """Like `finish`; anything but a good end is an AssertionError."""
+        codes = self.finish(*flags, **arguments)
+        assert codes == [0] * self.count, f"exit codes {codes}\n{self.output()[-4000:]}"
+        return self
+
+    # What it leaves.
+
+    def output(self, index: int | None = None) -> str:
+        """What one process has printed in all its starts, or all of them, one after another."""
+        indices = range(self.count) if index is None else [index]
+        paths = (self.folder / f"output_{i}.txt" for i in indices)
+        return "\n".join(path.read_text(errors="replace") for path in paths if path.exists())
+
+    def metrics(self) -> dict[int, dict[str, float]]:
+        """Of each step, without times. AssertionError for a step that is there twice."""
+        found: dict[int, dict[str, float]] = {}
+        for line in (self.workdir / "metrics.jsonl").read_text().splitlines():
+            record = json.loads(line)
+            numbers = {name: value for name, value in record.items() if name not in TIMES}
+            before = found.setdefault(numbers.pop("step"), {})
+            assert not before.keys() & numbers.keys(), f"twice in metrics.jsonl: {record}"
+            before |= numbers
+        return found
+
+    def losses(self) -> list[float]:
+        """Of the steps, in their order."""
+        return [numbers["loss"] for _, numbers in sorted(self.metrics().items())]
+
+    def clips(self) -> dict[int, list[str]]:
+        """Which clips each step was made of, in order; for one done again, the last time."""
+        by_process: dict[tuple[int, int], list[str]] = {}
+        for _, process, step, clip_ids in notes.read(self.folder, notes.BATCHES):
+            by_process[step, process] = clip_ids
+        found: dict[int, list[str]] = {}
+        for (step, _), clip_ids in sorted(by_process.items()):
+            found.setdefault(step, []).extend(clip_ids)
+        return found
+
+    def first_steps(self) -> list[int]:
+        """The first step of each start of process 0 that came so far. AssertionError if one of them
+        left a step out."""
+        first: dict[int, int] = {}
+        last: dict[int, int] = {}
+        for pid, process, step, _ in notes.read(self.folder, notes.BATCHES):
+            if process == 0:
+                first.setdefault(pid, step)
+                assert last.get(pid, step - 1) == step - 1, f"step {step} after {last[pid]}"
+                last[pid] = step
+        return list(first.values())
+
+    def saved(self) -> list[int]:
+        """Steps of finished checkpoints."""
+        folder = self.workdir / "checkpoints"
+        names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+        return sorted(int(name) for name in names if name.isdigit())
+
+    def leftovers(self) -> list[str]:
+        """What else is in the folder of checkpoints, but for those set aside as damaged."""
+        names = (path.name for path in (self.workdir / "checkpoints").iterdir())
+        return [name for name in names if not name.isdigit() and ".corrupt-" not in name]
+
+    def fingerprint(self, step: int) -> dict[str, int]:
+        """Of the arrays of a checkpoint, as they were saved."""
+        path = self.workdir / "checkpoints" / str(step) / "_CHECKPOINT_METADATA"
+        return json.loads(path.read_text())["custom_metadata"]["fingerprint"]
+
+    def differs_from(self, clean: Run, *, checkpoints: bool = True) -> str | None:
+        """The first thing in which a finished run differs from one that nothing has happened to.
+
+        Args:
+          checkpoints: whether those of the same steps must be there. The last one must in any case.
+        Returns:
+          None if they are the same, bit by bit.
+        """
+        try:
+            if pending := faults.left(self.folder):
+                return f"never happened: {', '.join(map(str, pending))}"
+            self.first_steps()
+            pairs = [
+                ("clips", self.clips(), clean.clips()),
+                ("metrics", self.metrics(), clean.metrics()),
+                ("leftovers", self.leftovers(), []),
+            ]
+            if checkpoints:
+                pairs.append(("checkpoints", self.saved(), clean.saved()))
+            for what, mine, theirs in pairs:
+                if mine != theirs:
+                    return f"{what}: {_first_difference(mine, theirs)}"
+            last = clean.saved()[-1]
+            if self.fingerprint(last) != clean.fingerprint(last):
+                return f"the state of step {last} is another"
+        except AssertionError as error:
+            return str(error)
+        return None
+
+
+def facts_of(module: str, *arguments: object, deadline: float = 900) -> list[dict[str, Any]]:
+    """What a module of ours says when it is run by itself: a line of JSON for each fact."""
+    done = subprocess.run(
+        [sys.executable, "-m", module, *map(str, arguments)],
+        env={**os.environ, **ENVIRONMENT, "PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, timeout=deadline, check=False, cwd=ROOT,
+    )  # fmt: skip
+    assert done.returncode == 0, f"{module}: {(done.stdout + done.stderr)[-4000:]}"
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+
+
+def _first_difference(mine: Any, theirs: Any) -> str:
+    if not isinstance(mine, dict):
+        return f"{mine} instead of {theirs}"
+    key = next(k for k in sorted(mine.keys() | theirs.keys()) if mine.get(k) != theirs.get(k))
+    return f"step {key}: {mine.get(key)} instead of {theirs.get(key)}"
+
+
+def _dotted(changes: Mapping[str, Any]) -> dict[str, Any]:
+    return {name.replace("__", "."): value for name, value in changes.items()}

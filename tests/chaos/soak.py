@@ -1,0 +1,55 @@
+"""Random faults, one after another, under a supervisor, until it is done."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+
+from tests.chaos import mounts
+from tests.chaos.campaign import Scene
+from tests.chaos.faults import Fault
+from tests.chaos.hooks import SAVE_PLACES
+from tests.chaos.runs import SETTINGS
+
+EVERY = SETTINGS["run.save_every_steps"]
+SEED = 7
+_KINDS = [
+    *3 * [("kill -9", "step")],
+    *(("kill -9", place) for place in SAVE_PLACES if place != "room"),
+    *2 * [("SIGTERM", "step")],
+    ("freeze", "step"),
+]
+
+
+def plan(count: int, seed: int, disk: bool) -> list[Fault]:
+    """Kinds by chance; two checkpoints are never damaged without a good one between them."""
+    rng = random.Random(seed)
+    chosen: list[Fault] = []
+    for number in range(count):
+        step = EVERY * (number + 1) + rng.randint(1, EVERY)
+        kinds = [*_KINDS]
+        if disk:
+            kinds += [("full disk", "room"), ("full disk", "save")]
+        if chosen and chosen[-1].kind != "damaged checkpoint":
+            kinds += 2 * [("damaged checkpoint", "step")]
+        kind, place = rng.choice(kinds)
+        chosen.append(Fault(kind, step, place, detail=rng.randint(1, 12)))
+    return chosen
+
+
+def random_faults(scene: Scene, count: int = 50, seed: int = SEED) -> None:
+    """The workdir is a small disk, if there may be one, so that it can be full."""
+    settings = {
+        "schedule__num_steps": EVERY * (count + 4),
+        "run__keep_checkpoints": 3,
+    }
+    reason = mounts.why_no_mounts()
+    if reason:
+        scene.say(f"no full disks: {reason}")
+    faults = plan(count, seed, disk=reason is None)
+    run = scene.run("run", faults=faults, supervise=6, **settings)
+    disk = contextlib.nullcontext() if reason else mounts.small_disk(run.workdir, megabytes=64)
+    with disk:
+        run.done(say=scene.say, deadline=120 + 60 * count)
+        problem = run.differs_from(scene.shared.clean(**settings), checkpoints=False)
+    scene.check_all(faults, "same losses, clips and state", problem)
