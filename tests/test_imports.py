@@ -193,6 +193,24 @@ MAY_IMPORT = {
     "profiling": {"data.storage"},
     "goodput": {"appended_file", "data.storage"},
     "writer": {"appended_file", "data.storage", "goodput"},
+    "config_file": set(),
+    "chips": set(),
+    "hlo": set(),
+    "collectives": {"hlo"},
+    "traffic": {"collectives", "hlo"},
+    "roofline": {"chips"},
+    "memory_estimate": {"roofline"},
+    "ahead_of_time": {
+        "chips",
+        "config_file",
+        "assembly",
+        "collectives",
+        "masking",
+        "sharding",
+        "traffic",
+    },
+    "planning": {"ahead_of_time", "chips", "config_file", "memory_estimate", "roofline"},
+    "plan_text": {"chips", "traffic"},
 }
 
 
@@ -280,3 +298,8 @@ def test_unknown_names_are_refused_with_the_known_ones():
     with pytest.raises(AttributeError, match=r"no attribute 'VideoMAE'; it has .*VideoMAEModel"):
         vmae_jax.VideoMAE  # noqa: B018
     assert not hasattr(vmae_jax, "videomea")
+
+
+def test_planning_leaves_jax_to_its_child():
+    # which chooses JAX's backends by the environment, before importing it
+    assert "jax" not in modules_loaded_by("import vmae_jax.commands.plan")

@@ -108,7 +108,7 @@ def test_gpus_are_estimated_without_one(tmp_path, capsys):
     assert set(bytes_by_class(found["facts"])) == {
         "parameters", "gradients", "scalars", "activations"
     }  # fmt: skip
-    assert "as XLA plans them for CPUs" in capsys.readouterr().out
+    assert "the peak is an estimate" in capsys.readouterr().out
 
 
 def test_what_cannot_work_is_refused_in_the_words_of_the_run(tmp_path, capsys):
@@ -126,6 +126,18 @@ def test_without_the_tpu_compiler_it_says_how_to_get_it(tmp_path, monkeypatch, c
     code, _ = plan("v5e:2x2", tmp_path / "x.json")
     assert code == 1
     assert "pip install 'vmae_jax[plan]'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"data.bach_size": 3}, 'Did you mean "batch_size"'), ({"mesh.fsdp": "x"}, "invalid literal")],
+)
+def test_a_wrong_override_is_refused_before_anything_is_compiled(
+    changes, message, tmp_path, capsys
+):
+    code, _ = plan("cpu:4", tmp_path / "x.json", **changes)
+    assert code == 1
+    assert message in capsys.readouterr().err
 
 
 def test_an_unknown_machine_is_refused_before_anything_is_compiled(tmp_path, capsys):

@@ -54,7 +54,7 @@ _TPU = "docs.cloud.google.com/tpu/docs/"
 # the data centre per pod (v5e, v6e: 256 chips) or chip.
 CHIPS = {
     "v4": Chip(
-        "tpu", 30.5 * GiB, 275e12, 1200e9, 300e9, None, 128, 3, ("v4", 2), 1, 4096, _TPU + "v4"
+        "tpu", 30.75 * GiB, 275e12, 1200e9, 300e9, None, 128, 3, ("v4", 2), 1, 4096, _TPU + "v4"
     ),
     "v5e": Chip(
         "tpu", 15.75 * GiB, 197e12, 819e9, 200e9, 3.125e9, 128, 2, ("v5litepod", 1), 1, 256,

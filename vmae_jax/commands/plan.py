@@ -10,7 +10,7 @@ import argparse
 import json
 import time
 
-from vmae_jax import chips, plan_text, planning
+from vmae_jax import chips, config_file, plan_text, planning
 
 TAKES_OVERRIDES = True  # of the configuration
 
@@ -47,10 +47,12 @@ def run(args: argparse.Namespace) -> None:
     Raises:
       ValueError: for a machine that there is not, settings that cannot work, or a step that is too
         large or does not compile.
+      OSError: if there is no such configuration.
       ModuleNotFoundError: without the TPU compiler.
     """
     machine = chips.topology(args.topology, args.slices)
     overrides = list(args.overrides)
+    config_file.load(args.config, overrides)  # what is wrong with it shows here, not in a child
     if args.find_batch:
         overrides, result = _largest(args.config, overrides, machine)
     else:
