@@ -125,6 +125,8 @@ def main(
         logger.info("input: %s", rate.line(data.num_threads))
         with goodput.time("compile"):
             compile_steps(steps, state)
+            # or the first step, whose time is limited, would wait for the last to be ready
+            distributed.all_gather_text("compiled", "")
 
         health = Health(
             workdir if is_main() else None,
