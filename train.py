@@ -138,6 +138,8 @@ def main(
         logger.info("input: %s", rate.line(data.num_threads))
         with goodput.time("compile"):
             compile_steps(steps, state)
+            # or the first step, whose time is limited, would wait for the last to be ready
+            distributed.all_gather_text("compiled", "")
 
         progress = Progress(
             goodput, start_step=start_step, num_steps=num_steps, batch_size=data.batch_size

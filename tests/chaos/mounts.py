@@ -1,7 +1,8 @@
 """Small disks of our own: to be filled, and to be made read-only, without a mark on the machine.
 
-All is mounted in a namespace that ends with the campaign. Root has that for the asking, others may
-be given one in which they are root.
+All is mounted in a namespace that ends with the campaign, and so do all processes that it has
+started, however it ends. Root has that for the asking, others may be given one in which they are
+root.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ def with_own_mounts() -> None:
     if os.environ.get(_INSIDE):
         return
     os.environ[_INSIDE] = "yes"
-    ways = [["unshare", "--mount"], ["unshare", "--mount", "--user", "--map-root-user"]]
-    for way in ways:
+    alone = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    for way in (alone, [*alone, "--user", "--map-root-user"]):
         if _succeeds([*way, "mount", "-t", "tmpfs", "tmpfs", tempfile.gettempdir()]):
             os.execvp(way[0], [*way, *sys.orig_argv])
 
