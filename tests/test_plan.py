@@ -150,4 +150,4 @@ def test_the_environment_of_the_compiler():
     tpu = ahead_of_time.environment(chips.topology("v5p:2x2x1", 2))
     assert (tpu["JAX_PLATFORMS"], tpu["TPU_ACCELERATOR_TYPE"]) == ("cpu", "v5p-8")
     cpu = ahead_of_time.environment(chips.topology("h200:8", 2))
-    assert cpu["XLA_FLAGS"] == "--xla_force_host_platform_device_count=16"
+    assert "--xla_force_host_platform_device_count=16 " in cpu["XLA_FLAGS"]

@@ -29,9 +29,15 @@ def environment(machine: chips.Topology) -> dict[str, str]:
     """
     if machine.device.platform != "tpu":
         # a program for GPUs needs a GPU to be compiled; the CPU's has the same collectives
+        flags = {
+            "xla_force_host_platform_device_count": machine.num_devices,
+            # it will not run, so its machine code may be bad: memory and collectives are the same
+            "xla_backend_optimization_level": 0,
+            "xla_llvm_disable_expensive_passes": "true",
+        }
         return {
             "JAX_PLATFORMS": "cpu",
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={machine.num_devices}",
+            "XLA_FLAGS": " ".join(f"--{name}={value}" for name, value in flags.items()),
         }
     if importlib.util.find_spec("libtpu") is None:
         raise ModuleNotFoundError(
