@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import pathlib
 import urllib.request
 
 import pytest
@@ -11,6 +12,11 @@ import pytest
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read by transformers and huggingface_hub
 os.environ["OMP_NUM_THREADS"] = "1"  # read by torch
+# many tests start the same small program again; nothing is written to the user's own caches
+os.environ.setdefault(
+    "JAX_COMPILATION_CACHE_DIR",
+    str(pathlib.Path(__file__).parent.parent / ".pytest_cache" / "compiled"),
+)
 
 
 def pytest_runtest_setup(item):

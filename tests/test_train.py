@@ -71,7 +71,13 @@ def command(workdir: pathlib.Path, **changes) -> list[str]:
     ]
 
 
-ENVIRONMENT = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+ENVIRONMENT = {
+    **os.environ,
+    "JAX_PLATFORMS": "cpu",
+    "PYTHONPATH": str(ROOT),
+    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # as in this process
+}
+pytestmark = pytest.mark.usefixtures("hasty_compiler")
 
 
 def run(workdir: pathlib.Path, **changes) -> subprocess.CompletedProcess:
