@@ -148,7 +148,7 @@ class Run:
                     watch.look()
                 if len(so_far := faults.happened(self.folder)) > told:
                     told = len(so_far)
-                    say(f"{so_far[-1].fault}, the {told}th")
+                    say(f"{told} of {len(faults.whole_plan(self.folder))}: {so_far[-1].fault}")
                 time.sleep(0.05)
             if watch:
                 watch.look()

@@ -16,8 +16,8 @@ SEED = 7
 _KINDS = [
     *3 * [("kill -9", "step")],
     *(("kill -9", place) for place in SAVE_PLACES if place != "room"),
-    *2 * [("SIGTERM", "step")],
-    ("freeze", "step"),
+    *3 * [("SIGTERM", "step")],
+    *2 * [("freeze", "step")],
 ]
 
 
@@ -33,7 +33,9 @@ def plan(count: int, seed: int, disk: bool) -> list[Fault]:
         if chosen and chosen[-1].kind != "damaged checkpoint":
             kinds += 2 * [("damaged checkpoint", "step")]
         kind, place = rng.choice(kinds)
-        chosen.append(Fault(kind, step, place, detail=rng.randint(1, 12)))
+        # a disk that is full for a moment only; elsewhere a number of files, or which one
+        detail = 0 if kind == "full disk" else rng.randint(1, 12)
+        chosen.append(Fault(kind, step, place, detail=detail))
     return chosen
 
 
