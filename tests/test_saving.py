@@ -371,6 +371,15 @@ def test_a_file_named_like_a_step_is_no_checkpoint(tmp_path):
     assert checkpoint.restore_newest(tmp_path, template()) is None
 
 
+def test_what_a_failed_save_writes_late_goes_with_the_next_save(tmp_path):
+    step_folder = StepFolder(tmp_path, Retention(2))
+    (tmp_path / f"5{orbax_files.TEMPORARY}" / "state").mkdir(parents=True)
+    step_folder.remove_unfinished(5)
+    (tmp_path / f"5{orbax_files.TEMPORARY}" / "state").mkdir(parents=True)
+    step_folder.tidy(6, {})
+    assert not any(tmp_path.iterdir())
+
+
 def test_the_reason_of_the_system_is_named_however_long_the_message():
     path = "/a/long/path" * 40
     failure = failure_of(ValueError(f"RESOURCE_EXHAUSTED: {path} [os_error_code='28']"))

@@ -81,6 +81,7 @@ class StepFolder:
         self.directory = absolute(directory)
         self._retention = retention
         self._metrics: dict[int, Mapping[str, float]] = {}
+        self._failed: set[int] = set()
 
     def path(self, step: int) -> epath.Path:
         """Of a step's folder."""
@@ -127,6 +128,7 @@ class StepFolder:
 
     def remove_unfinished(self, step: int) -> None:
         """What a save that failed has left."""
+        self._failed.add(step)
         final = self.path(step)
         for path in (final, self.directory / f"{step}{orbax_files.TEMPORARY}"):
             try:
@@ -137,6 +139,10 @@ class StepFolder:
 
     def tidy(self, step: int, metrics: Mapping[str, float]) -> None:
         """Deletes the steps that need not stay, now that this one is saved."""
+        # Orbax does not wait for all writes of a save that has failed: some come after its removal
+        for failed in self._failed - {step}:
+            self.remove_unfinished(failed)
+        self._failed.clear()
         self._metrics[step] = metrics
         for step in self._retention.expendable(self._metrics):
             del self._metrics[step]

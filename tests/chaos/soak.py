@@ -27,10 +27,13 @@ def plan(count: int, seed: int, disk: bool) -> list[Fault]:
     chosen: list[Fault] = []
     for number in range(count):
         step = EVERY * (number + 1) + rng.randint(1, EVERY)
+        before = chosen[-1].kind if chosen else ""
         kinds = [*_KINDS]
-        if disk:
+        if before == "full disk":  # a run may end for more of that, or if its last save fails
+            kinds = [kind for kind in kinds if kind[0] != "SIGTERM"]
+        elif disk:
             kinds += [("full disk", "room"), ("full disk", "save")]
-        if chosen and chosen[-1].kind != "damaged checkpoint":
+        if chosen and before != "damaged checkpoint":
             kinds += 2 * [("damaged checkpoint", "step")]
         kind, place = rng.choice(kinds)
         # a disk that is full for a moment only; elsewhere a number of files, or which one
