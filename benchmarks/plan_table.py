@@ -20,8 +20,8 @@ from typing import NamedTuple
 
 from train_step import command_line, machine, versions, write_json
 
-from vmae_jax import chips, planning, traffic
-from vmae_jax.plan_text import duration, mesh_text
+from vmae_jax.plan import chips, planning, traffic
+from vmae_jax.plan.plan_text import duration, mesh_text
 
 GiB = chips.GiB
 RESULTS = Path(__file__).parent / "results"
@@ -137,8 +137,8 @@ def markdown(rows: list[dict]) -> str:
         "Made by `make plan-table`; a row is a compiled step, not a run. Memory: of a chip at the",
         "worst moment, of what the compiler lets programs use. Traffic: MiB that a chip has of",
         "what collectives carry in a step. Step and share of peak: if everything overlaps / if",
-        "networks overlap with nothing: bounds from data sheets, `vmae_jax/roofline.py`. Run: the",
-        "recipe's epochs with this batch, at those bounds; g: 800 epochs of Kinetics-400.",
+        "networks overlap with nothing: bounds from data sheets, `vmae_jax/plan/roofline.py`. Run:",
+        "the recipe's epochs with this batch, at those bounds; g: 800 epochs of Kinetics-400.",
         "",
         "| model | machine | mesh | remat | clips a chip (batch) | GiB of | gradients, parameters, "
         "activations, other MiB | step at least, ms | of peak at most | run at least |",

@@ -13,7 +13,8 @@ import re
 
 import pytest
 
-from vmae_jax import chips, sharding
+from vmae_jax import sharding
+from vmae_jax.plan import chips
 
 ROOT = pathlib.Path(__file__).parents[1]
 RECIPES = sorted(path.stem for path in ROOT.glob("configs/pretrain_*.py"))
