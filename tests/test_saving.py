@@ -20,10 +20,10 @@ from etils import epath
 from test_checkpoint_processes import ENVIRONMENT
 from test_storage import bucket  # noqa: F401
 
-from vmae_jax.checkpoints import checkpoint, orbax_files, saving
-from vmae_jax.checkpoints.retention import Retention
-from vmae_jax.checkpoints.step_folder import StepFolder
-from vmae_jax.running.exit_codes import SETTINGS, exit_code
+from vmae_jax import checkpoint, orbax_files, saving
+from vmae_jax.exit_codes import SETTINGS, exit_code
+from vmae_jax.retention import Retention
+from vmae_jax.step_folder import StepFolder, failure_of
 
 LOSS = "held_out/loss"
 
@@ -363,6 +363,49 @@ def test_a_format_that_is_none_is_damage(tmp_path):
     path.write_text(json.dumps(metadata))
     assert checkpoint.restore_newest(tmp_path, template()).step == 1
     assert sorted(os.listdir(tmp_path)) == ["1", "2.corrupt-0"]
+
+
+def test_a_file_named_like_a_step_is_no_checkpoint(tmp_path):
+    (tmp_path / "7").write_text("somebody's")
+    assert checkpoint.saved_steps(tmp_path) == []
+    assert checkpoint.restore_newest(tmp_path, template()) is None
+
+
+def test_the_reason_of_the_system_is_named_however_long_the_message():
+    path = "/a/long/path" * 40
+    failure = failure_of(ValueError(f"RESOURCE_EXHAUSTED: {path} [os_error_code='28']"))
+    assert failure.errno == errno.ENOSPC
+    assert failure.message.startswith("No space left on device (ValueError: RESOURCE_EXHAUSTED: /a")
+    assert failure_of(OSError(errno.EROFS, "Read-only file system")).message == (
+        "OSError: [Errno 30] Read-only file system"
+    )
+
+
+def test_a_save_that_fails_leaves_no_echoes(tmp_path):
+    """Of a full disk, in place of which files may not grow beyond a few bytes."""
+    result = subprocess.run(
+        [sys.executable, "-c", ECHOES, str(tmp_path)],
+        capture_output=True, text=True, timeout=120, env=ENVIRONMENT, check=False,
+    )  # fmt: skip
+    assert "failed with 27" in result.stdout, result.stdout + result.stderr
+    assert "Traceback" not in result.stdout + result.stderr
+
+
+ECHOES = """
+import resource, signal, sys
+import jax.numpy as jnp
+from vmae_jax import saving
+from vmae_jax.exit_codes import errno_of
+checkpoints = saving.Checkpoints(sys.argv[1], keep=1)
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+resource.setrlimit(resource.RLIMIT_FSIZE, (5000, limits[1]))
+try:
+    checkpoints.save({str(i): jnp.arange(9000.0) * i for i in range(60)}, 1, {})
+    checkpoints.wait()
+except OSError as error:
+    print("failed with", error.errno)
+"""
 
 
 # A bucket, where nothing is renamed: a step is finished once its last file is there.
