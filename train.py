@@ -27,8 +27,11 @@ from jax.experimental.compilation_cache import compilation_cache
 from ml_collections import ConfigDict, config_flags
 
 import vmae_jax
-from vmae_jax import assembly, distributed, pictures, sharding, training
-from vmae_jax.checkpoint import Restored, read_newest, restore_newest
+from vmae_jax import assembly, pictures, sharding, training
+from vmae_jax.checkpoints.checkpoint import Restored, read_newest, restore_newest
+from vmae_jax.checkpoints.fingerprints import fingerprint
+from vmae_jax.checkpoints.retention import Retention
+from vmae_jax.checkpoints.saving import Checkpoints
 from vmae_jax.config import VideoMAEConfig
 from vmae_jax.data import input_probe, loader
 from vmae_jax.data.bad_clips import BadClips
@@ -42,22 +45,20 @@ from vmae_jax.data.samples import (
 )
 from vmae_jax.data.sources import VideoSource, cached
 from vmae_jax.data.storage import local_folder
-from vmae_jax.distributed import by_main, is_main
-from vmae_jax.exit_codes import CRASH, DONE, describe, exit_code
-from vmae_jax.fingerprints import fingerprint
-from vmae_jax.goodput import Goodput
-from vmae_jax.health import Health
 from vmae_jax.initial_params import initial_params
 from vmae_jax.masking import MASKS
-from vmae_jax.profiling import Profile
 from vmae_jax.reconstruction import gain, psnr, reconstruct
-from vmae_jax.retention import Retention
-from vmae_jax.run_control import Preempted, Preemption, StuckWatchdog
-from vmae_jax.saving import Checkpoints
-from vmae_jax.supervisor import newest_step, supervise
-from vmae_jax.workdir import check_shared, check_workdir, write_run_config
-from vmae_jax.workdir_lock import lock_workdir
-from vmae_jax.writer import MetricWriter, Progress
+from vmae_jax.running import distributed
+from vmae_jax.running.distributed import by_main, is_main
+from vmae_jax.running.exit_codes import CRASH, DONE, describe, exit_code
+from vmae_jax.running.goodput import Goodput
+from vmae_jax.running.health import Health
+from vmae_jax.running.profiling import Profile
+from vmae_jax.running.run_control import Preempted, Preemption, StuckWatchdog
+from vmae_jax.running.supervisor import newest_step, supervise
+from vmae_jax.running.workdir import check_shared, check_workdir, write_run_config
+from vmae_jax.running.workdir_lock import lock_workdir
+from vmae_jax.running.writer import MetricWriter, Progress
 
 logger = logging.getLogger("train")
 
@@ -492,7 +493,7 @@ flags_supervise = flags.DEFINE_integer(
     "supervise",
     0,
     "Start the run again, up to so many times in a row without progress, when it is preempted or "
-    "crashes. Exit codes: vmae_jax/exit_codes.py.",
+    "crashes. Exit codes: vmae_jax/running/exit_codes.py.",
 )
 flags_evaluate = flags.DEFINE_bool(
     "evaluate", False, "Only measure the newest checkpoint on the held-out clips."

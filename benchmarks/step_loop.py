@@ -3,8 +3,8 @@
     PYTHONPATH=. python benchmarks/step_loop.py
 
 The loop is `train.main` itself, with a device step that does nothing and batches that are there
-already: what is left is the host's own work. The save is that of `vmae_jax.saving`, of a state of
-50 MB with the moments of AdamW, as `train.py` calls it between two steps.
+already: what is left is the host's own work. The save is that of a state of 50 MB, the moments of
+AdamW included, as `train.py` calls it between two steps.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from train_step import command_line, machine, versions, write_json
 import train
 from configs import demo
 from vmae_jax import assembly
+from vmae_jax.checkpoints.fingerprints import fingerprint
+from vmae_jax.checkpoints.saving import Checkpoints
 from vmae_jax.data import loader
-from vmae_jax.fingerprints import fingerprint
-from vmae_jax.saving import Checkpoints
 
 GOALS = {"python_ms_per_step": 1.0, "save_blocked_ms": 100.0}
 STATE_BYTES = 50e6

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vmae_jax import checkpoint, orbax_files, saving
-from vmae_jax.fingerprints import fingerprint
+from vmae_jax.checkpoints import checkpoint, orbax_files, saving
+from vmae_jax.checkpoints.fingerprints import fingerprint
 
 
 class Moments(NamedTuple):

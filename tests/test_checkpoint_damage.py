@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from checkpoint_damage import KINDS, Damage, all_damages
 
-from vmae_jax import checkpoint, saving
+from vmae_jax.checkpoints import checkpoint, saving
 
 STEPS = (10, 20)
 

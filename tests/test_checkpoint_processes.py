@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from vmae_jax import checkpoint, saving
-from vmae_jax.fingerprints import fingerprint
+from vmae_jax.checkpoints import checkpoint, saving
+from vmae_jax.checkpoints.fingerprints import fingerprint
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 ENVIRONMENT = {
@@ -42,7 +42,7 @@ for name in ("absl", "jax"):
     logging.getLogger(name).setLevel(logging.WARNING)
 import numpy as np
 from test_checkpoint_processes import make_state, on_mesh, template, same
-from vmae_jax import checkpoint, orbax_files, saving
+from vmae_jax.checkpoints import checkpoint, orbax_files, saving
 from orbax.checkpoint._src.path import async_path
 mesh = jax.sharding.Mesh(np.asarray(jax.devices()), ("data",))
 def tell(**facts):

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from vmae_jax import chips
 from vmae_jax.flops import PEAKS
+from vmae_jax.plan import chips
 
 
 @pytest.mark.parametrize(

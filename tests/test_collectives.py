@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from vmae_jax import collectives, hlo
-from vmae_jax.hlo import Shape
+from vmae_jax.plan import collectives, hlo
+from vmae_jax.plan.hlo import Shape
 
 # Two loops, one in the other (3 x 5 times), a conditional, an asynchronous gather, a fusion that is
 # a reduce-scatter, and a gather that is spread over two fusions.

@@ -14,16 +14,16 @@ import time
 import pytest
 from process_group import ProcessGroup, free_port
 
-from vmae_jax import distributed, roll_call
-from vmae_jax.roll_call import MissingProcesses, Place, call_roll
+from vmae_jax.running import distributed, roll_call
+from vmae_jax.running.roll_call import MissingProcesses, Place, call_roll
 
 # A trainer in small: all processes add up one number a step, over the devices.
 TRAINER = """
 import logging, os, sys, time
 logging.basicConfig(level=logging.INFO)
-from vmae_jax import distributed
-from vmae_jax.exit_codes import exit_code
-from vmae_jax.run_control import Preempted, Preemption
+from vmae_jax.running import distributed
+from vmae_jax.running.exit_codes import exit_code
+from vmae_jax.running.run_control import Preempted, Preemption
 
 def main():
     setting, fault, num_steps = sys.argv[1], sys.argv[2], int(sys.argv[3])
@@ -80,7 +80,7 @@ def results(processes, index):
 def test_processes_find_each_other_and_exchange_texts(tmp_path):
     script = """
         import json, sys, time
-        from vmae_jax import distributed
+        from vmae_jax.running import distributed
         distributed.start(sys.argv[1])
         from jax._src.distributed import global_state
         me = global_state.process_id
@@ -322,10 +322,10 @@ def test_a_frozen_process_ends_the_others_after_the_heartbeat(tmp_path):
 
 SUPERVISED = """
 import logging, os, sys
-from vmae_jax.supervisor import supervise
+from vmae_jax.running.supervisor import supervise
 logging.basicConfig(level=logging.INFO)
 command = [sys.executable, "-c", os.environ["CHILD"], *sys.argv[1:]]
-supervisor = sys.modules["vmae_jax.supervisor"]
+supervisor = sys.modules["vmae_jax.running.supervisor"]
 supervisor.MAX_STOPPED = 4
 sys.exit(supervise(command, restarts=3, progress=lambda: 0))
 """

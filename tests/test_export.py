@@ -21,7 +21,8 @@ from published_layouts import (
 )
 
 import vmae_jax
-from vmae_jax import atomic, checkpoint, export, layouts
+from vmae_jax import atomic, export, layouts
+from vmae_jax.checkpoints import checkpoint
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from vmae_jax import goodput
-from vmae_jax.goodput import Goodput, summarize
+from vmae_jax.running import goodput
+from vmae_jax.running.goodput import Goodput, summarize
 
 NOTHING = dict.fromkeys(goodput.USES, 0.0)
 

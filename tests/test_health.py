@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from vmae_jax.exit_codes import NON_FINITE, exit_code
-from vmae_jax.health import LAG, Health, NonFinite
+from vmae_jax.running.exit_codes import NON_FINITE, exit_code
+from vmae_jax.running.health import LAG, Health, NonFinite
 
 
 def numbers(loss: float = 1.0, grad_norm: float = 0.5, streak: int = 0) -> dict[str, jax.Array]:
@@ -89,7 +89,7 @@ def test_a_full_disk_does_not_hide_why_the_run_ends(tmp_path, monkeypatch, caplo
     def fail(path, data):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("vmae_jax.health.write_bytes", fail)
+    monkeypatch.setattr("vmae_jax.running.health.write_bytes", fail)
     health = Health(tmp_path, max_streak=1)
     health.add(1, numbers(math.nan, streak=1), ["a"])
     with pytest.raises(NonFinite, match="step 1"):

@@ -14,7 +14,8 @@ PACKAGE = Path(vmae_jax.__file__).parent
 # by their short names: "vit", "data.clips"
 MODULES = sorted(
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
-    for path in [*PACKAGE.glob("*.py"), *PACKAGE.glob("data/*.py")]
+    for path in [*PACKAGE.glob("*.py"), *PACKAGE.glob("*/*.py")]
+    if path.parent.name not in ("commands", "tfds_builders")
 )
 # What neither jax, flax, optax nor numpy needs, so the model must not either.
 BLOCKED = [
@@ -153,7 +154,7 @@ MAY_IMPORT = {
     },
     "training": {"objectives", "videomae", "vit", "config", "randomness", "sharding"},
     "assembly": {"training", "objectives", "optim", "vit", "config", "sharding"},
-    "health": {"appended_file", "data.storage"},
+    "running.health": {"running.appended_file", "data.storage"},
     "data.clips": set(),
     "data.decoders": {
         "data.pyav_reader",
@@ -183,34 +184,40 @@ MAY_IMPORT = {
         "data.storage",
     },
     "data.loader": {"data.samples"},
-    "run_control": set(),
-    "workdir_lock": {"data.storage"},
-    "exit_codes": {"run_control", "workdir_lock", "data.bad_clips"},
-    "supervisor": {"exit_codes", "data.storage"},
-    "roll_call": set(),
-    "distributed": {"roll_call", "exit_codes"},
-    "appended_file": {"data.storage"},
-    "profiling": {"data.storage"},
-    "goodput": {"appended_file", "data.storage"},
-    "writer": {"appended_file", "data.storage", "goodput"},
+    "running.run_control": set(),
+    "running.workdir_lock": {"data.storage"},
+    "running.exit_codes": {"running.run_control", "running.workdir_lock", "data.bad_clips"},
+    "running.supervisor": {"running.exit_codes", "data.storage"},
+    "running.roll_call": set(),
+    "running.distributed": {"running.roll_call", "running.exit_codes"},
+    "running.appended_file": {"data.storage"},
+    "running.profiling": {"data.storage"},
+    "running.goodput": {"running.appended_file", "data.storage"},
+    "running.writer": {"running.appended_file", "data.storage", "running.goodput"},
     "config_file": set(),
-    "chips": set(),
-    "hlo": set(),
-    "collectives": {"hlo"},
-    "traffic": {"collectives", "hlo"},
-    "roofline": {"chips"},
-    "memory_estimate": {"roofline"},
-    "ahead_of_time": {
-        "chips",
+    "plan.chips": set(),
+    "plan.hlo": set(),
+    "plan.collectives": {"plan.hlo"},
+    "plan.traffic": {"plan.collectives", "plan.hlo"},
+    "plan.roofline": {"plan.chips"},
+    "plan.memory_estimate": {"plan.roofline"},
+    "plan.ahead_of_time": {
+        "plan.chips",
         "config_file",
         "assembly",
-        "collectives",
+        "plan.collectives",
         "masking",
         "sharding",
-        "traffic",
+        "plan.traffic",
     },
-    "planning": {"ahead_of_time", "chips", "config_file", "memory_estimate", "roofline"},
-    "plan_text": {"chips", "traffic"},
+    "plan.planning": {
+        "plan.ahead_of_time",
+        "plan.chips",
+        "config_file",
+        "plan.memory_estimate",
+        "plan.roofline",
+    },
+    "plan.plan_text": {"plan.chips", "plan.traffic"},
 }
 
 

@@ -14,8 +14,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import vmae_jax
 from vmae_jax import export, layouts
+from vmae_jax.checkpoints.fingerprints import named_leaves
 from vmae_jax.config import VideoMAEConfig
-from vmae_jax.fingerprints import named_leaves
 from vmae_jax.initial_params import ENCODER, initial_params
 from vmae_jax.training import make_model
 from vmae_jax.vit import Compute

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from vmae_jax import memory_estimate
+from vmae_jax.plan import memory_estimate
 
 # 8 tokens of 384 values, 4 hidden; encoder of 2 blocks, decoder of 1
 FACTS = {

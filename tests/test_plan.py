@@ -7,7 +7,8 @@ import json
 
 import pytest
 
-from vmae_jax import __main__, ahead_of_time, chips, plan_text
+from vmae_jax import __main__
+from vmae_jax.plan import ahead_of_time, chips, plan_text
 
 # Small, but large enough for fsdp to split something: one block of each, of 8 and 4 heads.
 TINY = {

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from vmae_jax import chips, planning
-from vmae_jax.planning import Outcome
+from vmae_jax.plan import chips, planning
+from vmae_jax.plan.planning import Outcome
 
 GiB = chips.GiB
 TOO_LARGE = (

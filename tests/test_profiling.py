@@ -8,7 +8,7 @@ import pytest
 from bucket import mount
 
 from vmae_jax.data.storage import list_files
-from vmae_jax.profiling import Profile
+from vmae_jax.running.profiling import Profile
 
 
 def run(profile, steps):

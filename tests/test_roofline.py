@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from vmae_jax import roofline
-from vmae_jax.chips import CHIPS, Chip
 from vmae_jax.config import VideoMAEConfig
 from vmae_jax.flops import pretraining_flops
+from vmae_jax.plan import roofline
+from vmae_jax.plan.chips import CHIPS, Chip
 
 # one block of each, of 4 and 8 tokens; 128 units
 MODEL = {

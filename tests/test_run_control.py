@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from vmae_jax import exit_codes, workdir_lock
 from vmae_jax.data.bad_clips import TooManyBadClips
-from vmae_jax.exit_codes import exit_code
-from vmae_jax.run_control import Preemption, StuckWatchdog
-from vmae_jax.workdir_lock import WorkdirInUse, lock_workdir
+from vmae_jax.running import exit_codes, workdir_lock
+from vmae_jax.running.exit_codes import exit_code
+from vmae_jax.running.run_control import Preemption, StuckWatchdog
+from vmae_jax.running.workdir_lock import WorkdirInUse, lock_workdir
 
 REPOSITORY = str(Path(exit_codes.__file__).parents[1])
 
@@ -87,7 +87,7 @@ def test_exit_codes_tell_machines_from_settings(error, code):
 
 
 def test_an_unusable_checkpoint_has_its_own_code():
-    checkpoint = pytest.importorskip("vmae_jax.checkpoint")
+    checkpoint = pytest.importorskip("vmae_jax.checkpoints.checkpoint")
     assert exit_code(checkpoint.CheckpointError("damaged")) == 77
     assert exit_code(checkpoint.CheckpointMismatch("another model")) == 77
 
@@ -95,10 +95,11 @@ def test_an_unusable_checkpoint_has_its_own_code():
 def test_codes_are_known_without_jax(start):
     process = start("""
         import sys
-        from vmae_jax import run_control, supervisor
-        from vmae_jax.exit_codes import exit_code
+        from vmae_jax.running import run_control, supervisor
+        from vmae_jax.running.exit_codes import exit_code
         print(exit_code(FloatingPointError()), exit_code(KeyError()))
-        print({"jax", "flax", "orbax", "numpy", "vmae_jax.checkpoint"} & set(sys.modules))
+        heavy = {"jax", "flax", "orbax", "numpy", "vmae_jax.checkpoints.checkpoint"}
+        print(heavy & set(sys.modules))
     """)
     assert process.communicate()[0].splitlines() == ["76 70", "set()"], process.stderr
 
@@ -123,7 +124,7 @@ def test_codes_are_described():
 
 HOLD = """
 import sys
-from vmae_jax.workdir_lock import lock_workdir
+from vmae_jax.running.workdir_lock import lock_workdir
 with lock_workdir({workdir!r}):
     print("held", flush=True)
     sys.stdin.read()
@@ -181,8 +182,8 @@ def test_a_workdir_that_cannot_be_written_is_refused(lock_file, start, tmp_path)
     process = start(
         """
         import os
-        from vmae_jax.exit_codes import exit_code
-        from vmae_jax.workdir_lock import lock_workdir
+        from vmae_jax.running.exit_codes import exit_code
+        from vmae_jax.running.workdir_lock import lock_workdir
         if os.getuid() == 0:
             os.setuid(65534)
         try:
@@ -235,7 +236,7 @@ def test_a_remote_workdir_is_not_locked_which_is_logged_once(tmp_path, monkeypat
 
 TRAIN = """
 import signal, sys, time
-from vmae_jax.run_control import Preemption
+from vmae_jax.running.run_control import Preemption
 with Preemption(signals={signals}) as preemption:
     for step in range(1, 10_000):
         print(step, flush=True)
@@ -318,7 +319,7 @@ def test_signals_that_cannot_be_listened_for_are_refused(count, number):
 def test_a_hanging_step_ends_the_process_with_the_stacks_of_all_threads(start):
     process = start("""
         import threading
-        from vmae_jax.run_control import StuckWatchdog
+        from vmae_jax.running.run_control import StuckWatchdog
         def decoding(): threading.Event().wait()
         def hanging(): threading.Event().wait()
         threading.Thread(target=decoding, daemon=True).start()
@@ -337,7 +338,7 @@ def test_a_step_that_holds_pythons_lock_is_ended_too(start):
     # PyDLL keeps the lock during the call: no other thread of Python's can run
     process = start("""
         import ctypes
-        from vmae_jax.run_control import StuckWatchdog
+        from vmae_jax.running.run_control import StuckWatchdog
         def hanging(): ctypes.PyDLL(None).sleep(60)
         with StuckWatchdog(0.3) as watchdog:
             watchdog.alive()
@@ -360,7 +361,7 @@ def test_a_step_that_holds_pythons_lock_is_ended_too(start):
     ids=["steps", "compiling", "saving", "alive while saving", "nested"],
 )
 def test_what_may_take_its_time_is_left_alone(body, start):
-    script = "import time\nfrom vmae_jax.run_control import StuckWatchdog\n"
+    script = "import time\nfrom vmae_jax.running.run_control import StuckWatchdog\n"
     process = start(f"{script}with StuckWatchdog(1) as watchdog:\n    {body}\ntime.sleep(1.2)")
     errors = process.communicate(timeout=60)[1]  # the last sleep: none is armed afterwards
     assert process.returncode == 0, errors
@@ -376,7 +377,7 @@ def test_what_may_take_its_time_is_left_alone(body, start):
     ids=["after a pause", "saving for ever", "compiling for ever"],
 )
 def test_pauses_and_the_first_step_have_their_limits(limits, body, start):
-    script = "import time\nfrom vmae_jax.run_control import StuckWatchdog\n"
+    script = "import time\nfrom vmae_jax.running.run_control import StuckWatchdog\n"
     process = start(f"{script}with StuckWatchdog({limits}) as watchdog:\n    {body}")
     process.communicate(timeout=30)
     assert process.returncode == -signal.SIGALRM

@@ -20,10 +20,10 @@ from etils import epath
 from test_checkpoint_processes import ENVIRONMENT
 from test_storage import bucket  # noqa: F401
 
-from vmae_jax import checkpoint, orbax_files, saving
-from vmae_jax.exit_codes import SETTINGS, exit_code
-from vmae_jax.retention import Retention
-from vmae_jax.step_folder import StepFolder, failure_of
+from vmae_jax.checkpoints import checkpoint, orbax_files, saving
+from vmae_jax.checkpoints.retention import Retention
+from vmae_jax.checkpoints.step_folder import StepFolder, failure_of
+from vmae_jax.running.exit_codes import SETTINGS, exit_code
 
 LOSS = "held_out/loss"
 
@@ -289,8 +289,8 @@ def test_a_folder_that_became_read_only(tmp_path, monkeypatch):
 NO_ROOM_FOR_FILES = """
 import logging, pathlib, resource, sys
 logging.basicConfig(stream=sys.stdout, format="LOG %(message)s")
-from vmae_jax import saving
-from vmae_jax.exit_codes import exit_code
+from vmae_jax.checkpoints import saving
+from vmae_jax.running.exit_codes import exit_code
 import jax.numpy as jnp, numpy as np
 state = {"w": jnp.asarray(np.random.default_rng(0).standard_normal(100_000), jnp.float32)}
 checkpoints = saving.Checkpoints(sys.argv[1], keep=2)
@@ -403,8 +403,8 @@ def test_a_save_that_fails_leaves_no_echoes(tmp_path):
 ECHOES = """
 import resource, signal, sys
 import jax.numpy as jnp
-from vmae_jax import saving
-from vmae_jax.exit_codes import errno_of
+from vmae_jax.checkpoints import saving
+from vmae_jax.running.exit_codes import errno_of
 checkpoints = saving.Checkpoints(sys.argv[1], keep=1)
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 limits = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -95,6 +95,9 @@ IN, OUT = "params/encoder/intermediate/kernel", "params/encoder/output/kernel"
         # no axis divides by five
         (IN, (24, 1024, 4096), (1, 5, 1), (None, None, None)),
         ("params/embeddings/kernel", (1536, 1024), (1, 4, 2), ("fsdp", None)),
+        # ViT-g: 1176 / 8 = 147 is not a multiple of 8 rows; where nothing is, the largest
+        ("params/decoder_head/kernel", (512, 1176), (1, 8, 1), ("fsdp", None)),
+        ("params/decoder_head/kernel", (516, 1176), (1, 4, 1), (None, "fsdp")),
         ("opt_state/adam/count", (), (1, 4, 2), ()),
     ],
 )  # fmt: skip

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from vmae_jax import supervisor
-from vmae_jax.supervisor import newest_step, supervise
+from vmae_jax.running import supervisor
+from vmae_jax.running.supervisor import newest_step, supervise
 
 REPOSITORY = str(Path(supervisor.__file__).parents[1])
 
@@ -166,7 +166,7 @@ def start_supervisor(child):
     """A supervisor of that script, as a process and the leader of its group."""
     script = f"""
 import sys, textwrap
-from vmae_jax.supervisor import supervise
+from vmae_jax.running.supervisor import supervise
 command = [sys.executable, "-S", "-c", textwrap.dedent({child!r})]
 sys.exit(supervise(command, restarts=3, progress=lambda: 0))
 """

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from vmae_jax import traffic
-from vmae_jax.collectives import Collective
-from vmae_jax.hlo import Shape
+from vmae_jax.plan import traffic
+from vmae_jax.plan.collectives import Collective
+from vmae_jax.plan.hlo import Shape
 
 PARAMETERS = {
     "encoder/attention/qkv/kernel": (12, 768, 3, 12, 64),

@@ -21,7 +21,10 @@ import video_corpus
 
 import train
 from configs import demo
-from vmae_jax import assembly, checkpoint, sharding
+from vmae_jax import assembly, sharding
+from vmae_jax.checkpoints import checkpoint
+from vmae_jax.checkpoints.fingerprints import named_leaves
+from vmae_jax.checkpoints.step_folder import saved_steps
 from vmae_jax.data.bad_clips import BadClips, TooManyBadClips
 from vmae_jax.data.datasets import make_source
 from vmae_jax.data.decoders import VideoError
@@ -29,10 +32,8 @@ from vmae_jax.data.folders import video_folder
 from vmae_jax.data.preparation import prepare
 from vmae_jax.data.samples import CentreClip, HeldOutSamples
 from vmae_jax.data.video_encoding import Settings
-from vmae_jax.fingerprints import named_leaves
-from vmae_jax.step_folder import saved_steps
-from vmae_jax.workdir import WorkdirMismatch
-from vmae_jax.workdir_lock import WorkdirInUse, lock_workdir
+from vmae_jax.running.workdir import WorkdirMismatch
+from vmae_jax.running.workdir_lock import WorkdirInUse, lock_workdir
 
 ROOT = pathlib.Path(__file__).parent.parent
 NUM_STEPS = 24

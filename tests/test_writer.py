@@ -8,7 +8,7 @@ import struct
 import pytest
 from bucket import mount
 
-from vmae_jax import goodput, writer
+from vmae_jax.running import goodput, writer
 
 
 def read(path):

@@ -15,8 +15,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from vmae_jax import checkpoint, layouts, saving
+from vmae_jax import layouts
 from vmae_jax.atomic import write_file, write_files
+from vmae_jax.checkpoints import checkpoint, saving
 from vmae_jax.config import ORIGINAL_EPSILONS, SIZES, VideoMAEConfig
 from vmae_jax.hub import CONFIG_FILE
 from vmae_jax.image_processor import PROCESSOR_FILE, VideoMAEImageProcessor

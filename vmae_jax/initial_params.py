@@ -16,10 +16,10 @@ import jax
 import numpy as np
 
 from vmae_jax import layouts
+from vmae_jax.checkpoints.fingerprints import named_leaves, path_name
 from vmae_jax.config import VideoMAEConfig
-from vmae_jax.distributed import check_same
-from vmae_jax.fingerprints import named_leaves, path_name
 from vmae_jax.pretrained import Stored, load, open_checkpoint
+from vmae_jax.running.distributed import check_same
 from vmae_jax.vit import Compute
 
 logger = logging.getLogger(__name__)

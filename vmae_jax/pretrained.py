@@ -22,7 +22,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from flax import nnx
 
-from vmae_jax import checkpoint, hub, layouts, weight_files
+from vmae_jax import hub, layouts, weight_files
+from vmae_jax.checkpoints import checkpoint
 from vmae_jax.config import ORIGINAL_EPSILONS, SIZES, VideoMAEConfig
 from vmae_jax.data.storage import is_remote
 from vmae_jax.layouts import Layout, Row

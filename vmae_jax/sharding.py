@@ -45,6 +45,7 @@ STACKS = ("encoder", "decoder")
 # fp32 bytes of one layer's parameter from which fsdp splits it: smaller ones cost less memory than
 # gathering them costs time.
 MIN_FSDP_BYTES = 2**20
+TILE_ROWS = 8  # of fp32 in a TPU's memory
 GATHERED = "gathered_parameter"  # the name by which remat policies know them
 
 
@@ -134,7 +135,8 @@ def parameter_spec(path: str, shape: Sequence[int], mesh: Mesh) -> PartitionSpec
     """How a parameter, or what the optimizer keeps for it, is split.
 
     `tensor` splits the axis that `TENSOR_AXES` names; `fsdp` then the largest other axis that it
-    divides, of arrays of `MIN_FSDP_BYTES` and more. Everything else is copied to every device.
+    divides, into whole rows of tiles if it can, of arrays of `MIN_FSDP_BYTES` and more. Everything
+    else is copied to every device.
 
     Args:
       path: names joined by "/", e.g. "opt_state/adam/mu/encoder/output/kernel".
@@ -155,13 +157,14 @@ def _layer_spec(path: str, shape: tuple[int, ...], sizes: Mapping[str, int]) -> 
                     split[axis] = "tensor"
                 break
     if sizes["fsdp"] > 1 and 4 * math.prod(shape) >= MIN_FSDP_BYTES:
+        # parts that are not whole rows of memory tiles would travel padded, and be put right after
         free = [
-            (shape[axis], -axis)
+            (shape[axis] // sizes["fsdp"] % TILE_ROWS == 0, shape[axis], -axis)
             for axis in range(len(shape))
             if split[axis] is None and shape[axis] % sizes["fsdp"] == 0
         ]
         if free:
-            split[-max(free)[1]] = "fsdp"
+            split[-max(free)[2]] = "fsdp"
     return PartitionSpec(*split)
 
 

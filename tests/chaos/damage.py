@@ -17,8 +17,8 @@ import numpy as np
 from tests.chaos.campaign import Scene
 from tests.chaos.runs import facts_of
 from tests.checkpoint_damage import Damage, all_damages
-from vmae_jax import checkpoint, orbax_files
-from vmae_jax.fingerprints import named_leaves
+from vmae_jax.checkpoints import checkpoint, orbax_files
+from vmae_jax.checkpoints.fingerprints import named_leaves
 
 COUNT = 110
 NAMES = {

@@ -25,9 +25,9 @@ import train  # noqa: E402
 from tests.chaos import notes, poison  # noqa: E402
 from tests.chaos.hooks import Hooks  # noqa: E402
 from tests.chaos.painted import PAINTED  # noqa: E402
-from vmae_jax import supervisor  # noqa: E402
 from vmae_jax.data import input_probe  # noqa: E402
 from vmae_jax.data.datasets import DATASETS  # noqa: E402
+from vmae_jax.running import supervisor  # noqa: E402
 
 # seconds that a supervisor bears with a frozen trainer, unless the environment says another number
 MAX_STOPPED = 4

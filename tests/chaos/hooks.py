@@ -18,7 +18,7 @@ from pathlib import Path
 
 from tests.chaos import faults, notes
 from tests.chaos.faults import Fault
-from vmae_jax import orbax_files, saving, step_folder
+from vmae_jax.checkpoints import orbax_files, saving, step_folder
 from vmae_jax.data import loader
 
 # place -> the moment of a save

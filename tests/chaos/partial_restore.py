@@ -15,8 +15,9 @@ from configs import default
 from tests.chaos.campaign import Scene
 from tests.chaos.painted import NUM_RECORDS
 from tests.chaos.runs import SETTINGS, facts_of
-from vmae_jax import assembly, checkpoint, saving
-from vmae_jax.fingerprints import named_leaves, to_plain
+from vmae_jax import assembly
+from vmae_jax.checkpoints import checkpoint, saving
+from vmae_jax.checkpoints.fingerprints import named_leaves, to_plain
 from vmae_jax.initial_params import ENCODER
 
 # what the run has otherwise than the checkpoint

@@ -10,7 +10,8 @@ import argparse
 import json
 import time
 
-from vmae_jax import chips, config_file, plan_text, planning
+from vmae_jax import config_file
+from vmae_jax.plan import chips, plan_text, planning
 
 TAKES_OVERRIDES = True  # of the configuration
 

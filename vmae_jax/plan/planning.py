@@ -17,7 +17,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vmae_jax import ahead_of_time, chips, config_file, memory_estimate, roofline
+from vmae_jax import config_file
+from vmae_jax.plan import ahead_of_time, chips, memory_estimate, roofline
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40, "P": 2**50}
 
@@ -51,7 +52,7 @@ def compile_step(path: str, overrides: Sequence[str], machine: chips.Topology) -
     environment = {**os.environ, **ahead_of_time.environment(machine)}
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder, "facts.json")
-        command = [sys.executable, "-m", "vmae_jax.ahead_of_time", f"--output={output}"]
+        command = [sys.executable, "-m", "vmae_jax.plan.ahead_of_time", f"--output={output}"]
         command += [f"--topology={machine.name}", f"--slices={machine.num_slices}"]
         child = subprocess.run(
             [*command, f"--config={path}", *overrides],
@@ -211,7 +212,7 @@ def estimated(machine: chips.Topology) -> list[str]:
         )
     if machine.device.platform == "gpu":
         notes.append(
-            "memory: arguments are exact, the peak is an estimate (vmae_jax/memory_estimate.py); "
+            "memory: arguments are exact, the peak is an estimate (plan/memory_estimate.py); "
             "temporaries are those of the program for CPUs, with attention spelled out"
         )
     if machine.device.platform == "cpu":

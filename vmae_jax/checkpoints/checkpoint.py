@@ -19,8 +19,8 @@ import jax
 import numpy as np
 from etils import epath
 
-from vmae_jax import orbax_files
-from vmae_jax.checkpoint_info import (
+from vmae_jax.checkpoints import orbax_files
+from vmae_jax.checkpoints.checkpoint_info import (
     LACKING,
     CheckpointError,
     CheckpointMismatch,
@@ -28,9 +28,9 @@ from vmae_jax.checkpoint_info import (
     read_header,
     some,
 )
-from vmae_jax.distributed import all_gather_text
-from vmae_jax.fingerprints import fingerprint, named_leaves, path_name, to_plain
-from vmae_jax.step_folder import absolute, saved_steps
+from vmae_jax.checkpoints.fingerprints import fingerprint, named_leaves, path_name, to_plain
+from vmae_jax.checkpoints.step_folder import absolute, saved_steps
+from vmae_jax.running.distributed import all_gather_text
 
 logger = logging.getLogger(__name__)
 _T = TypeVar("_T")

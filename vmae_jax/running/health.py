@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 
 import jax
 
-from vmae_jax.appended_file import AppendedFile, cut_after
 from vmae_jax.data.storage import join, write_bytes
+from vmae_jax.running.appended_file import AppendedFile, cut_after
 
 logger = logging.getLogger(__name__)
 

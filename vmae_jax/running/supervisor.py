@@ -24,8 +24,8 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from vmae_jax import exit_codes
 from vmae_jax.data.storage import list_folder
+from vmae_jax.running import exit_codes
 
 logger = logging.getLogger(__name__)
 

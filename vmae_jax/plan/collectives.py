@@ -12,7 +12,7 @@ import math
 import re
 from typing import NamedTuple
 
-from vmae_jax import hlo
+from vmae_jax.plan import hlo
 
 KINDS = (
     "all-reduce",

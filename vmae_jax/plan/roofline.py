@@ -15,7 +15,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from vmae_jax.chips import Chip
+from vmae_jax.plan.chips import Chip
 
 
 class Product(NamedTuple):

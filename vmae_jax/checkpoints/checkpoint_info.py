@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from vmae_jax import orbax_files
-from vmae_jax.fingerprints import named_leaves
-from vmae_jax.step_folder import failure_of
+from vmae_jax.checkpoints import orbax_files
+from vmae_jax.checkpoints.fingerprints import named_leaves
+from vmae_jax.checkpoints.step_folder import failure_of
 
 FORMAT = 2
 # What older formats lack, and the value it would have had: format 1 did not count skipped steps.

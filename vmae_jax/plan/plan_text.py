@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from vmae_jax import traffic
-from vmae_jax.chips import GiB
+from vmae_jax.plan import traffic
+from vmae_jax.plan.chips import GiB
 
 
 def text(plan: Mapping[str, Any]) -> str:

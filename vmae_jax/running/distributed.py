@@ -25,8 +25,8 @@ import jax
 from jax._src.distributed import global_state
 
 import vmae_jax
-from vmae_jax.exit_codes import CRASH, DONE, PREEMPTED, FailedElsewhere, describe, exit_code
-from vmae_jax.roll_call import Place, call_roll, differences, split_address
+from vmae_jax.running.exit_codes import CRASH, DONE, PREEMPTED, FailedElsewhere, describe, exit_code
+from vmae_jax.running.roll_call import Place, call_roll, differences, split_address
 
 logger = logging.getLogger(__name__)
 _T = TypeVar("_T")

@@ -20,8 +20,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from vmae_jax.collectives import Collective
-from vmae_jax.hlo import Shape
+from vmae_jax.plan.collectives import Collective
+from vmae_jax.plan.hlo import Shape
 
 CLASSES = ("gradients", "parameters", "scalars", "activations", "other")
 AXES = ("data", "fsdp", "tensor")  # sharding.AXES, which needs jax

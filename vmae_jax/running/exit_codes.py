@@ -13,8 +13,8 @@ import signal
 import sys
 
 from vmae_jax.data.bad_clips import TooManyBadClips
-from vmae_jax.run_control import Preempted
-from vmae_jax.workdir_lock import WorkdirInUse
+from vmae_jax.running.run_control import Preempted
+from vmae_jax.running.workdir_lock import WorkdirInUse
 
 DONE = 0
 CRASH = 70
@@ -60,7 +60,7 @@ class FailedElsewhere(RuntimeError):
 def exit_code(error: BaseException) -> int:
     """The code to end with after an exception that nobody caught."""
     # whoever holds a CheckpointError has imported its module; here that would load jax
-    checkpoint = sys.modules.get("vmae_jax.checkpoint")
+    checkpoint = sys.modules.get("vmae_jax.checkpoints.checkpoint")
     if checkpoint is not None and isinstance(error, checkpoint.CheckpointError):
         return NO_CHECKPOINT
     if isinstance(error, FailedElsewhere):

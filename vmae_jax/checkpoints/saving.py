@@ -17,13 +17,13 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from vmae_jax import orbax_files
-from vmae_jax.background import Background
-from vmae_jax.checkpoint_info import FORMAT, checksum, describe_arrays
-from vmae_jax.distributed import all_gather_text
-from vmae_jax.fingerprints import start_fingerprint, to_plain
-from vmae_jax.retention import Retention
-from vmae_jax.step_folder import Failure, StepFolder, failure_of
+from vmae_jax.checkpoints import orbax_files
+from vmae_jax.checkpoints.checkpoint_info import FORMAT, checksum, describe_arrays
+from vmae_jax.checkpoints.fingerprints import start_fingerprint, to_plain
+from vmae_jax.checkpoints.retention import Retention
+from vmae_jax.checkpoints.step_folder import Failure, StepFolder, failure_of
+from vmae_jax.running.background import Background
+from vmae_jax.running.distributed import all_gather_text
 
 logger = logging.getLogger(__name__)
 

@@ -13,9 +13,9 @@ import struct
 import time
 from collections.abc import Mapping
 
-from vmae_jax.appended_file import AppendedFile, cut_after
 from vmae_jax.data.storage import join
-from vmae_jax.goodput import Goodput
+from vmae_jax.running.appended_file import AppendedFile, cut_after
+from vmae_jax.running.goodput import Goodput
 
 
 class MetricWriter:

@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 from etils import epath
 
-from vmae_jax import orbax_files
+from vmae_jax.checkpoints import orbax_files
+from vmae_jax.checkpoints.retention import Retention
 from vmae_jax.data.storage import is_remote
-from vmae_jax.exit_codes import errno_of
-from vmae_jax.retention import Retention
+from vmae_jax.running.exit_codes import errno_of
 
 logger = logging.getLogger(__name__)
 

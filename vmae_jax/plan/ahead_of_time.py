@@ -1,6 +1,7 @@
 """Compiles the train step of a configuration for a machine that is not there.
 
-    python -m vmae_jax.ahead_of_time --topology v5e:2x2 --output facts.json --config configs/demo.py
+    python -m vmae_jax.plan.ahead_of_time --topology v5e:2x2 --output facts.json \\
+        --config configs/demo.py
 
 This is the child process of `planning.py`: JAX's backends are chosen by environment variables that
 must stand before it is imported (`environment`), and a compiler that crashes takes its process with
@@ -19,7 +20,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vmae_jax import chips, config_file
+from vmae_jax import config_file
+from vmae_jax.plan import chips
 
 
 def environment(machine: chips.Topology) -> dict[str, str]:
@@ -78,7 +80,8 @@ def facts(config: Any, machine: chips.Topology) -> dict[str, Any]:
     """
     import jax
 
-    from vmae_jax import assembly, collectives, sharding, traffic
+    from vmae_jax import assembly, sharding
+    from vmae_jax.plan import collectives, traffic
 
     if machine.device.platform == "gpu" and config.compute.attention == "cudnn":
         config.compute.attention = "xla"  # the kernel compiles for GPUs only

@@ -16,9 +16,9 @@ from typing import Any
 import jax
 
 from vmae_jax.atomic import write_file
+from vmae_jax.checkpoints.step_folder import absolute, saved_steps
 from vmae_jax.data.storage import is_remote
-from vmae_jax.distributed import all_gather_text, by_main
-from vmae_jax.step_folder import absolute, saved_steps
+from vmae_jax.running.distributed import all_gather_text, by_main
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from vmae_jax.roofline import token_count
+from vmae_jax.plan.roofline import token_count
 
 # Of each token, in widths: the block's input, the normed input, q, k, v, attention's output, the
 # residual after it, its norm; and twice the MLP's width, before and after the activation.

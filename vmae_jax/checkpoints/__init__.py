@@ -1,0 +1,2 @@
+"""Checkpoints of our own runs: `saving` writes what `checkpoint` reads, `orbax_files` alone touches
+Orbax."""
