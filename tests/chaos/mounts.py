@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -22,12 +23,19 @@ def with_own_mounts() -> None:
     """Starts this very program again, in place of this process, where it may mount; returns if that
     is so already, or cannot be."""
     if os.environ.get(_INSIDE):
+        if os.getpid() == 1:  # a process of that number dies of no signal that it does not handle
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, _end)
         return
     os.environ[_INSIDE] = "yes"
     alone = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
     for way in (alone, [*alone, "--user", "--map-root-user"]):
         if _succeeds([*way, "mount", "-t", "tmpfs", "tmpfs", tempfile.gettempdir()]):
             os.execvp(way[0], [*way, *sys.orig_argv])
+
+
+def _end(number: int, frame) -> None:
+    os._exit(128 + number)  # and the kernel ends all others here
 
 
 def why_no_mounts() -> str | None:
