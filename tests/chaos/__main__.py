@@ -24,7 +24,7 @@ from tests.chaos import (
     soak,
 )  # fmt: skip
 from tests.chaos.campaign import Row, run_rows
-from tests.chaos.mounts import with_own_mounts
+from tests.chaos.mounts import end_by_signals, with_own_mounts
 
 SAME = "same losses, clips and state as a run that nothing happened to"
 ROWS = [
@@ -72,6 +72,7 @@ def main() -> int:
     rows = [row for row in ROWS if not arguments.rows or row.name in arguments.rows]
     started, date = time.monotonic(), time.strftime("%Y-%m-%d")
     with tempfile.TemporaryDirectory(prefix="chaos_") as temporary:
+        end_by_signals(Path(temporary))
         results = run_rows(rows, arguments.folder or Path(temporary))
     found = report.as_json(
         results,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,9 +24,6 @@ def with_own_mounts() -> None:
     """Starts this very program again, in place of this process, where it may mount; returns if that
     is so already, or cannot be."""
     if os.environ.get(_INSIDE):
-        if os.getpid() == 1:  # a process of that number dies of no signal that it does not handle
-            for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, _end)
         return
     os.environ[_INSIDE] = "yes"
     alone = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
@@ -34,8 +32,20 @@ def with_own_mounts() -> None:
             os.execvp(way[0], [*way, *sys.orig_argv])
 
 
-def _end(number: int, frame) -> None:
-    os._exit(128 + number)  # and the kernel ends all others here
+def end_by_signals(folder: Path) -> None:
+    """Lets signals end all processes of this namespace, and remove a folder.
+
+    Its first process, which this is, dies of no signal that it does not handle.
+    """
+
+    def end(number: int, frame) -> None:
+        os.kill(-1, signal.SIGKILL)  # all but this one
+        shutil.rmtree(folder, ignore_errors=True)
+        os._exit(128 + number)
+
+    if os.getpid() == 1:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, end)
 
 
 def why_no_mounts() -> str | None:
