@@ -54,4 +54,4 @@ def test_two_processes_outlive_a_kill_a_hang_and_a_preemption_unattended(shared)
     assert silence.shows_stacks(run, 0)
     assert max(preempted) < preemption.IN_TIME
     for index in (0, 1):
-        assert run.output(index).count("exit code 75 (preempted, saved)") == 1
+        assert run.output(index).count("exit code 75 (preempted, saved) at step") == 1

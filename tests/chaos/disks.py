@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable
 
 from tests.chaos import mounts
+from tests.chaos.actions import BALLAST, fill_disk
 from tests.chaos.campaign import Scene
 from tests.chaos.faults import Fault
-from tests.chaos.hooks import BALLAST, fill_disk
 from tests.chaos.runs import Run
 
 SETTINGS_NEED_A_HAND = 78

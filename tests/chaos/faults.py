@@ -21,7 +21,7 @@ class Fault(NamedTuple):
     """One fault.
 
     Attributes:
-      kind: a name in `hooks.ACTIONS`.
+      kind: a name in `actions.ACTIONS` or `actions.DISK_FAULTS`.
       at: the first step at which it may happen.
       place: "step": before the batch of that step is asked for, while nothing is being saved; or a
         moment of a save, see `hooks.SAVE_PLACES`.
