@@ -177,10 +177,10 @@ def main(
             )
             saves |= preempted
             if logs:
+                # first the numbers: a process that has died is missed there at once
+                floats = health.metrics() | progress.report(step)
                 bad = distributed.all_gather_text("bad clips", str(samples.bad_count))
-                floats = (
-                    health.metrics() | progress.report(step) | {"bad_clips": sum(map(int, bad))}
-                )
+                floats["bad_clips"] = sum(map(int, bad))
                 log_step(writer, progress, step, floats)
                 goodput.write()
                 if not advised and (hint := input_probe.advice(floats, data)):

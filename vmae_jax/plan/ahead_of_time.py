@@ -16,8 +16,10 @@ import json
 import math
 import re
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from vmae_jax import config_file
@@ -90,9 +92,8 @@ def facts(config: Any, machine: chips.Topology) -> dict[str, Any]:
     with jax.set_mesh(steps.mesh):
         lowered = steps.train.lower(steps.state, steps.batch)
     traced = time.perf_counter()
-    compiled = lowered.compile()
+    compiled, text = _compile(lowered, machine.device.platform)
     seconds = {"trace": traced - started, "compile": time.perf_counter() - traced}
-    text = compiled.as_text()
 
     mesh = {axis: int(steps.mesh.shape[axis]) for axis in sharding.AXES}
     parameters = {
@@ -115,6 +116,19 @@ def facts(config: Any, machine: chips.Topology) -> dict[str, Any]:
 
 
 _STATE = ("params", "opt_state")
+
+
+def _compile(lowered: Any, platform: str) -> tuple[Any, str]:
+    """The compiled step and its text, which the TPU compiler writes itself: jaxlib cannot read all
+    programs of a compiler that is newer (those that use a chip's SparseCores)."""
+    if platform != "tpu":
+        compiled = lowered.compile()
+        return compiled, compiled.as_text()
+    with tempfile.TemporaryDirectory() as folder:
+        options = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
+        compiled = lowered.compile(compiler_options=options)
+        (file,) = Path(folder).glob("*train_step*.after_codegen.txt")
+        return compiled, file.read_text("utf-8")
 
 
 def description(config: Any, steps: Any, mesh: Mapping[str, int]) -> dict[str, Any]:
