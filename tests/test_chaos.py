@@ -53,10 +53,5 @@ def test_two_processes_outlive_a_kill_a_hang_and_a_preemption_unattended(shared)
     assert max(hang) < silence.OTHER_LIMIT
     assert silence.shows_stacks(run, 0)
     assert max(preempted) < preemption.IN_TIME
-<<<<<<< HEAD
     for index in (0, 1):
         assert run.output(index).count("exit code 75 (preempted, saved) at step") == 1
-=======
-    for index in (0, 1):  # said by the process, and by its supervisor
-        assert run.output(index).count("exit code 75 (preempted, saved)") == 2
->>>>>>> main
