@@ -87,7 +87,7 @@ CELLS = [
     Cell("g", "v5p:4x4x4", 16, "attention"),
     Cell("S", "v6e:16x16", 64, "none"),
     Cell("B", "v6e:16x16", 64, "none"),
-    Cell("L", "v6e:16x16", 32, "none"),
+    Cell("L", "v6e:16x16", 32, "attention"),
     Cell("H", "v6e:16x16", 16, "attention"),
     Cell("g", "v6e:16x16", 8, "attention", fsdp=4),
     # recipes with their own batch; the others' are rows of above on fewer chips
