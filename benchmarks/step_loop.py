@@ -10,6 +10,7 @@ AdamW included, as `train.py` calls it between two steps.
 from __future__ import annotations
 
 import argparse
+import datetime
 import os
 import statistics
 import sys
@@ -147,6 +148,7 @@ def main() -> int:
     blocked, background = (summary(x) for x in measure_saves(args.rounds))
     results = {
         "benchmark": "step_loop",
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": command_line(),
         "machine": host,
         "versions": versions("jax", "orbax-checkpoint", "numpy"),

@@ -96,11 +96,6 @@ def test_falling_back_further_costs_the_start_between_as_well():
     assert summary.restarts == 2
 
 
-def test_steps_after_the_last_checkpoint_are_lost_if_asked_for():
-    lines = [record(0, 0, 100, steps=100, start=20)]
-    assert summarize(lines, end_step=75).seconds["lost"] == 25
-
-
 def test_broken_lines_and_empty_files_do_not_matter():
     lines = [record(0, 0, 100, steps=100), '{"began": 0, "from_st', "[]", "7", ""]
     assert summarize(lines).seconds["steps"] == 100

@@ -156,8 +156,8 @@ def test_what_a_save_took_is_known(tmp_path, caplog):
     assert checkpoints.last_save is None
     save_all(checkpoints, [1, 2])
     assert checkpoints.last_save.step == 2
-    assert 0 < checkpoints.last_save.blocked <= checkpoints.seconds_blocked
-    assert 0 < checkpoints.last_save.background < checkpoints.seconds_in_background
+    assert checkpoints.last_save.blocked > 0
+    assert checkpoints.last_save.background > 0
     assert "checkpoint 2: " in caplog.text
 
 

@@ -887,7 +887,7 @@ CHILD = """
         return value
 
     def attempt(path, read=contents):
-        signal.alarm(10)  # ends the process
+        signal.setitimer(signal.ITIMER_PROF, 10)  # of processor time; ends the process
         try:
             with open_torch_file(path) as file:
                 return read(file.tree)
@@ -895,7 +895,7 @@ CHILD = """
             assert "\\n" not in str(error)
             return error
         finally:
-            signal.alarm(0)
+            signal.setitimer(signal.ITIMER_PROF, 0)
 """
 
 
@@ -906,6 +906,7 @@ def run_child(script, *args):
         env=environment,
         capture_output=True,
         text=True,
+        timeout=300,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]

@@ -605,7 +605,7 @@ CHILD = """
             return 1024 * next(int(x.split()[1]) for x in status if x.startswith("VmHWM"))
 
     def attempt(path):
-        signal.alarm(10)  # ends the process
+        signal.setitimer(signal.ITIMER_PROF, 10)  # of processor time; ends the process
         try:
             with open_safetensors(path) as tensors:
                 for tensor in tensors.values():
@@ -620,7 +620,7 @@ CHILD = """
             assert path in str(error)
             return error
         finally:
-            signal.alarm(0)
+            signal.setitimer(signal.ITIMER_PROF, 0)
 
     def write(path, data):
         with open(path, "wb") as file:
@@ -635,6 +635,7 @@ def run_child(script, *args):
         env=environment,
         capture_output=True,
         text=True,
+        timeout=300,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]

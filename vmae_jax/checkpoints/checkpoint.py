@@ -30,7 +30,7 @@ from vmae_jax.checkpoints.checkpoint_info import (
 )
 from vmae_jax.checkpoints.fingerprints import fingerprint, named_leaves, path_name, to_plain
 from vmae_jax.checkpoints.step_folder import absolute, saved_steps
-from vmae_jax.running.distributed import all_gather_text
+from vmae_jax.running.distributed import all_gather_text, is_main
 
 logger = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -76,7 +76,7 @@ def restore_newest(directory: str | os.PathLike, template: Any) -> Restored | No
             "backup, or start with another workdir."
         )
     if restored is not None:
-        if jax.process_index() == 0:
+        if is_main():
             for step, error in damaged.items():
                 _set_aside(directory / str(step), error)
         all_gather_text("set_aside", "")  # nobody saves before that is done

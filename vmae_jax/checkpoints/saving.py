@@ -23,7 +23,7 @@ from vmae_jax.checkpoints.fingerprints import start_fingerprint, to_plain
 from vmae_jax.checkpoints.retention import Retention
 from vmae_jax.checkpoints.step_folder import Failure, StepFolder, failure_of
 from vmae_jax.running.background import Background
-from vmae_jax.running.distributed import all_gather_text
+from vmae_jax.running.distributed import all_gather_text, is_main
 
 logger = logging.getLogger(__name__)
 
@@ -58,8 +58,6 @@ class Checkpoints:
 
     Attributes:
       last_save: None before the first.
-      seconds_blocked: for which `save` and `wait` held up the training, all together.
-      seconds_in_background: of all saves.
     """
 
     def __init__(
@@ -88,12 +86,11 @@ class Checkpoints:
         retention = Retention(keep, keep_every, keep_best, best_metric, best_mode)
         self._folder = StepFolder(directory, retention)
         self.last_save: LastSave | None = None
-        self.seconds_blocked = self.seconds_in_background = 0.0
         self._failures = 0
         self._last_failure: Failure | None = None
         self._pending: tuple[int, Background] | None = None
         error: OSError | None = None
-        if jax.process_index() == 0:
+        if is_main():
             try:
                 self._folder.open()
             except OSError as caught:
@@ -140,7 +137,6 @@ class Checkpoints:
                 "arrays": describe_arrays(state),
             }
             self._start(state, step, about, started)
-        self.seconds_blocked += time.perf_counter() - started
 
     def wait(self) -> None:
         """Waits until everything is on disk; before the run ends well.
@@ -148,9 +144,7 @@ class Checkpoints:
         Raises:
           SaveFailed: if the last save failed.
         """
-        started = time.perf_counter()
         self._finish()
-        self.seconds_blocked += time.perf_counter() - started
         if (failure := self._last_failure) is not None:
             raise SaveFailed(failure.errno, f"the last checkpoint is missing: {failure.message}")
 
@@ -168,7 +162,7 @@ class Checkpoints:
         elif background.error is not None:
             message = failure_of(background.error).message
             logger.error("checkpoint %d was not saved: %s", step, message)
-            if jax.process_index() == 0:
+            if is_main():
                 self._folder.remove_unfinished(step)
 
     def check_room(self, state: Any) -> None:
@@ -177,7 +171,7 @@ class Checkpoints:
         Args:
           state: arrays or `jax.ShapeDtypeStruct`.
         """
-        if jax.process_index() != 0:  # the others may not see the folder yet
+        if not is_main():  # the others may not see the folder yet
             return
         failure = self._folder.lack_of_room(_num_bytes(state))
         if failure is not None:
@@ -191,7 +185,7 @@ class Checkpoints:
         Process 0 looks, so that all do the same.
         """
         mine: list = [None, orbax_files.operation()]
-        if jax.process_index() == 0:
+        if is_main():
             mine[0] = self._folder.obstacle(step, _num_bytes(state))
         said = [json.loads(text) for text in all_gather_text("save", json.dumps(mine))]
         obstacle = said[0][0]
@@ -208,8 +202,7 @@ class Checkpoints:
             done = time.perf_counter()
             moment = returned.get()
             self.last_save = LastSave(step, moment - started, done - moment)
-            self.seconds_in_background += done - moment
-            if jax.process_index() == 0:
+            if is_main():
                 logger.info(
                     "checkpoint %d: %.2f s, and %.1f s in the background",
                     step, self.last_save.blocked, self.last_save.background,
@@ -249,7 +242,7 @@ class Checkpoints:
         if not failures:
             self._failures, self._last_failure = 0, None
             return
-        if jax.process_index() == 0:
+        if is_main():
             self._folder.remove_unfinished(step)
         # the others only say that they were let down
         self._count_failure(step, max(failures, key=lambda failure: failure.errno is not None))
@@ -263,7 +256,7 @@ class Checkpoints:
                 f"checkpoint {step} was not saved, the {MAX_FAILURES}rd failure in a row: "
                 f"{failure.message}",
             )
-        if jax.process_index() == 0:
+        if is_main():
             logger.error("checkpoint %d was not saved: %s", step, failure.message)
 
 

@@ -148,7 +148,7 @@ class Summary:
         return Summary(both, past.restarts)
 
 
-def summarize(lines: Iterable[str], end_step: int | None = None) -> Summary:
+def summarize(lines: Iterable[str]) -> Summary:
     """Adds up the starts of a run.
 
     Lost are steps that were done again or whose results are gone, and the time from the last line
@@ -156,7 +156,6 @@ def summarize(lines: Iterable[str], end_step: int | None = None) -> Summary:
 
     Args:
       lines: of `goodput.jsonl`; broken ones do not count.
-      end_step: the last step whose results are kept; None: of the last start, all are.
     """
     starts: dict[float, list[dict]] = {}
     for line in lines:
@@ -164,8 +163,7 @@ def summarize(lines: Iterable[str], end_step: int | None = None) -> Summary:
             record = json.loads(line)
             starts.setdefault(float(record["began"]), []).append(record)
     seconds = dict.fromkeys([*USES, "lost"], 0.0)
-    kept_up_to = float("inf") if end_step is None else end_step
-    next_began = None
+    kept_up_to, next_began = float("inf"), None  # of the last start all is kept
     for began, records in reversed(starts.items()):
         spent = {use: records[-1][use] for use in USES}
         if next_began is not None:

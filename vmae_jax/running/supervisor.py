@@ -3,7 +3,7 @@
     code = supervise([sys.executable, "train.py", ...], restarts=3,
                      progress=lambda: newest_step("runs/a/checkpoints"))
 
-It stands outside the run and loads no jax: a process that aborts, or is killed for its memory,
+It stands outside the run and wakes no devices: a process that aborts, or is killed for its memory,
 cannot restart itself. Call it in the main thread: only there signals arrive, and on Linux a child
 that is to end with its parent ends with the thread that started it.
 """

@@ -110,10 +110,6 @@ class Progress:
         self._batch_size = batch_size
         self._step, self._seconds = start_step, goodput.seconds()
 
-    def restart(self, step: int) -> None:
-        """Starts anew after a step that does not count, such as one that was compiled."""
-        self._step, self._seconds = step, self._goodput.seconds()
-
     def report(self, step: int) -> dict[str, float]:
         """Rates over the steps since the last report; none if there was no step since.
 
