@@ -9,6 +9,11 @@ There is no script: warmup and final rate are those of the other runs.
 The paper rounds the size of the data set; data.num_clips takes that of your split.
 Prepared data must hold every second frame: `prepare --frame-step 2`.
 
+Machines that hold it, and memory (`python -m vmae_jax plan`):
+v5e:4x4: data 16, remat none, 12 clips a chip (192): 8.7 GiB
+v6e:2x4: data 8, remat none, 24 clips a chip (192): 16.5 GiB
+h200:8: data 8, remat none, 24 clips a GPU (192): 13.8 GiB, estimated
+
 Source: the paper's appendix.
 """
 

@@ -7,6 +7,11 @@ Theirs ran on 64 GPUs with 32 clips each; the paper's table says 1024 clips in a
 Fine-tuned: 81.5 % top-1 and 95.1 % top-5 on Kinetics-400 (5 x 3 views).
 Their schedule is stretched over 1601 epochs, and the released weights are those after 1600.
 
+Machines that hold it, and memory (`python -m vmae_jax plan`):
+v5e:16x16: data 256, remat none, 8 clips a chip (2048): 4.0 GiB
+v6e:4x8: data 32, remat none, 64 clips a chip (2048): 24.7 GiB
+h200:8: data 8, remat none, 256 clips a GPU (2048): 93.7 GiB, estimated
+
 Source: github.com/MCG-NJU/VideoMAE,
 scripts/kinetics/videomae_vit_base_patch16_224_tubemasking_ratio_0.9_epoch_1600/pretrain.sh
 """

@@ -7,6 +7,11 @@ Theirs ran on 64 GPUs with 16 clips each.
 Fine-tuned: 86.6 % top-1 and 97.1 % top-5 on Kinetics-400 (5 x 3 views).
 Their schedule is stretched over 1601 epochs, and the released weights are those after 1600.
 
+Machines that hold it, and memory (`python -m vmae_jax plan`):
+v5e:8x8: data 16, fsdp 4, remat attention, 16 clips a chip (1024): 5.2 GiB
+v6e:8x8: data 64, remat attention, 16 clips a chip (1024): 12.6 GiB
+h200:8: data 8, remat attention, 128 clips a GPU (1024): 31.4 GiB, estimated
+
 Source: github.com/MCG-NJU/VideoMAE,
 scripts/kinetics/videomae_vit_huge_patch16_224_tubemasking_ratio_0.9_epoch_1600/pretrain.sh
 """

@@ -8,6 +8,11 @@ Fine-tuned: 66.8 % top-1 and 90.3 % top-5 on Something-Something V2 (2 x 3 views
 Their schedule is stretched over 2401 epochs, and the released weights are those after 2400.
 Prepared data must hold every second frame: `prepare --frame-step 2`.
 
+Machines that hold it, and memory (`python -m vmae_jax plan`):
+v5e:4x4: data 16, remat none, 64 clips a chip (1024): 12.8 GiB
+v6e:4x4: data 16, remat none, 64 clips a chip (1024): 12.8 GiB
+h200:8: data 8, remat none, 128 clips a GPU (1024): 25.7 GiB, estimated
+
 Source: github.com/MCG-NJU/VideoMAE,
 scripts/ssv2/videomae_vit_small_patch16_224_tubemasking_ratio_0.9_epoch_2400/pretrain.sh
 """

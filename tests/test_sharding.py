@@ -17,7 +17,7 @@ from vmae_jax import sharding
 
 PROGRAM = pathlib.Path(__file__).parent / "mesh_runs.py"
 # a sample of the eight; the fault campaign runs them all
-MESHES = ["8x1x1/2", "1x8x1/1", "2x2x2/1"]
+MESHES = ["1x8x1/1", "2x2x2/2"]
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def test_eight_devices_give_the_losses_and_masks_of_one(runs, mesh):
 
 def test_a_layer_does_not_keep_what_it_gathered(runs):
     # 8.8 MB if it did: the matrices of 8 layers, 12 * 128² values each, in bf16 and fp32
-    assert runs["memory"]["none"] < 4e6, runs["memory"]
+    assert runs["memory"] < 4e6
 
 
 def test_parameters_and_moments_are_split_alike(runs):
@@ -54,9 +54,8 @@ def test_parameters_and_moments_are_split_alike(runs):
     shards = {name: run["shard"] for name, run in results.items()}
     assert shards == {
         "one": [2, 32, 64],
-        "8x1x1/2": [2, 32, 64],
         "1x8x1/1": [2, 32, 8],
-        "2x2x2/1": [2, 16, 32],
+        "2x2x2/2": [2, 16, 32],
     }
     assert {name: run["moment_shard"] for name, run in results.items()} == shards
 

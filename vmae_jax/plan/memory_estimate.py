@@ -16,9 +16,10 @@ from vmae_jax.plan.roofline import token_count
 # Of each token, in widths: the block's input, the normed input, q, k, v, attention's output, the
 # residual after it, its norm; and twice the MLP's width, before and after the activation.
 _KEPT = {"none": (8, 2), "attention": (2, 0), "full": (1, 0)}
-# And in fp32, whatever the dtype: what norms and GELU have on their way. Not counted but fitted:
-# with it the sum is within 3 % of the TPU compiler's peak for S, B, L and H in bf16 without remat
-# (with remat "attention", without it: -9 to +20 %; benchmarks/results/plan_tpu.json).
+# And in fp32, whatever the dtype: what norms and GELU have on their way. Not counted but fitted to
+# the TPU compiler's peaks for S, B, L and H in bf16: with it the sum is -2 to +7 % off where 90 %
+# are hidden, -16 % where 75 % are (splash pads its tokens, cuDNN does not); with remat "attention"
+# -9 to +21 %, without a part of it. benchmarks/results/plan_tpu.json has the peaks.
 _KEPT_FP32 = {"none": (6, 1.5), "attention": (0, 0), "full": (0, 0)}
 
 
