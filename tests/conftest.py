@@ -51,6 +51,9 @@ def hasty_compiler():
     jax.config.update("jax_disable_most_optimizations", before)
 
 
+_SHAPES = {}
+
+
 @pytest.fixture
 def random_model():
     """(class, config, seed, **compute) -> a model with every parameter random.
@@ -75,7 +78,10 @@ def random_model():
         return 0.3 * noise
 
     def make(model_class, config, seed=0, **compute):
-        model = nnx.eval_shape(lambda: model_class(config, **compute))
+        kind = model_class, repr(config), repr(compute)
+        if kind not in _SHAPES:  # tracing a model takes as long as many a test
+            _SHAPES[kind] = nnx.split(nnx.eval_shape(lambda: model_class(config, **compute)))
+        model = nnx.merge(*_SHAPES[kind])
         rng = np.random.default_rng(seed)
         shapes = {path: p.shape for path, p in layouts.parameters(model.core).items()}
         values = {path: draw(rng, path, shape) for path, shape in sorted(shapes.items())}

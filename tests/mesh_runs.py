@@ -16,6 +16,7 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 
 import jax
 import numpy as np
+import tiny
 from flax import nnx
 
 from configs import default
@@ -24,17 +25,8 @@ from vmae_jax.vit import Block, Compute, make_blocks, run_blocks
 
 ALL = [f"{m}/{a}" for m in ("8x1x1", "1x8x1", "2x2x2", "2x4x1") for a in (1, 2)]
 SETTINGS = {
-    "model.image_size": (32, 32),
-    "model.num_frames": 4,
+    **tiny.MODEL,
     "model.patch_size": 8,
-    "model.hidden_size": 32,
-    "model.num_hidden_layers": 2,
-    "model.num_attention_heads": 2,
-    "model.intermediate_size": 64,
-    "model.decoder_hidden_size": 16,
-    "model.decoder_num_hidden_layers": 1,
-    "model.decoder_num_attention_heads": 2,
-    "model.decoder_intermediate_size": 32,
     "model.drop_path_rate": 0.3,
     "model.hidden_dropout_prob": 0.2,
     "compute.dtype": "float32",

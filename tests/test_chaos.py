@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.chaos import faults, kills, nonfinite, preemption, silence
+from tests.chaos import faults, kills, preemption
 from tests.chaos.campaign import Row, Scene, Shared
 from tests.chaos.faults import Fault
 from tests.chaos.watch import Watch
@@ -30,28 +30,21 @@ def test_killed_between_saves_and_in_one_the_run_is_the_same(shared):
     }
 
 
-def test_a_streak_of_bad_steps_ends_the_run_and_names_the_clips(shared):
-    assert sum(outcome.count for outcome in outcomes_of(nonfinite.a_streak, shared)) == 1
-
-
-def test_two_processes_outlive_a_kill_a_hang_and_a_preemption_unattended(shared):
-    settings = {"count": 2, "schedule__num_steps": 40, "run__keep_checkpoints": 9}
+def test_two_processes_outlive_a_kill_and_a_preemption_unattended(shared):
+    settings = {"count": 2, "schedule__num_steps": 24, "run__keep_checkpoints": 9}
     plan = [
-        Fault("kill -9", 8, process=1),
-        Fault("hang with Python's lock", 13, process=0),
-        Fault("SIGTERM", 18, process=1),
+        Fault("kill -9", 8, process=0),
+        Fault("SIGTERM", 13, process=1),
     ]
-    run = shared.run("two", faults=plan, supervise=3, pace=0.1, run__step_timeout=6.0, **settings)
+    run = shared.run("two", faults=plan, supervise=3, pace=0.1, **settings)
     watch = Watch(run.folder)
     run.done(watch=watch, deadline=300)
     assert run.differs_from(shared.clean(**settings), checkpoints=False) is None
-    kill, hang, preempted = (
+    kill, preempted = (
         [watch.seconds_to_end(one, process) for process in (0, 1)]
         for one in faults.happened(run.folder)
     )
     assert max(kill) < kills.SURVIVOR_GONE
-    assert max(hang) < silence.OTHER_LIMIT
-    assert silence.shows_stacks(run, 0)
     assert max(preempted) < preemption.IN_TIME
     for index in (0, 1):
         assert run.output(index).count("exit code 75 (preempted, saved) at step") == 1

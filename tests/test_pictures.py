@@ -15,6 +15,8 @@ from vmae_jax.masking import MASKS, Mask
 from vmae_jax.objectives import patchify
 from vmae_jax.videomae import VideoMAE
 
+pytestmark = pytest.mark.usefixtures("hasty_compiler")
+
 
 def make_config(channels=3, norm_pix_loss=True, frame_size=(32, 48)):
     return VideoMAEConfig(

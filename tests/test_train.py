@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import test_samples
+import tiny
 import video_corpus
 
 import train
@@ -39,19 +40,10 @@ from vmae_jax.running.workdir_lock import WorkdirInUse, lock_workdir
 ROOT = pathlib.Path(__file__).parent.parent
 NUM_STEPS = 24
 TINY = {
-    "model.image_size": "(32,32)",
-    "model.num_frames": 4,
-    "model.hidden_size": 32,
-    "model.num_hidden_layers": 2,
-    "model.num_attention_heads": 2,
-    "model.intermediate_size": 64,
-    "model.decoder_hidden_size": 16,
-    "model.decoder_num_hidden_layers": 1,
-    "model.decoder_num_attention_heads": 2,
-    "model.decoder_intermediate_size": 32,
+    **tiny.MODEL,
     "model.drop_path_rate": 0.1,
     "data.batch_size": 4,
-    "data.cache_size": "(40,40)",
+    "data.cache_size": (40, 40),
     "objective.mask_ratio": 0.75,
     "schedule.num_steps": NUM_STEPS,
     "schedule.warmup_steps": 3,
@@ -102,8 +94,7 @@ def read_losses(workdir: pathlib.Path) -> dict[tuple[int, str], float]:
 
 def tiny_config(**changes):
     config = demo.get_config()
-    tiny = {**TINY, "model.image_size": (32, 32), "data.cache_size": (40, 40)}
-    config.update_from_flattened_dict({**tiny, **changes})
+    config.update_from_flattened_dict({**TINY, **changes})
     return config
 
 

@@ -189,12 +189,11 @@ def factor(value: float) -> np.ndarray:
     return np.full(BATCH_SIZE, value, np.float32)
 
 
-@pytest.mark.parametrize("poison", [np.nan, np.inf])
-def test_a_step_that_is_not_finite_changes_nothing_but_the_counters(poison, hasty_compiler):
+def test_a_step_that_is_not_finite_changes_nothing_but_the_counters(hasty_compiler):
     state, step = small_step()
     for number in (0, 1):
         state, _ = step(state, {"video": clips(number), "factor": factor(1)})
-    for streak in (1, 2):
+    for streak, poison in ((1, np.nan), (2, np.inf)):
         after, metrics = step(state, {"video": clips(2), "factor": factor(poison)})
         assert (int(metrics["skipped"]), int(metrics["streak"])) == (streak, streak)
         assert not np.isfinite(metrics["loss"])
@@ -213,14 +212,13 @@ def test_a_step_that_is_not_finite_changes_nothing_but_the_counters(poison, hast
 def test_micro_batches_give_the_gradient_and_the_masks_of_the_whole(hasty_compiler):
     batch = {"video": clips(0), "factor": factor(1)}
     after = {}
-    for accumulation in (1, 2, 4):
+    for accumulation in (1, 4):
         state, step = small_step(accumulation=accumulation)
         for _ in range(2):
             state, metrics = step(state, batch)
         after[accumulation] = state.params, metrics
-    for accumulation in (2, 4):
-        for x, y in zip(*(jax.tree.leaves(after[n]) for n in (1, accumulation)), strict=True):
-            np.testing.assert_allclose(x, y, rtol=2e-4, atol=2e-6)
+    for x, y in zip(*map(jax.tree.leaves, (after[1], after[4])), strict=True):
+        np.testing.assert_allclose(x, y, rtol=2e-4, atol=2e-6)
 
 
 def test_micro_batches_keep_the_crops_of_a_video_together():
@@ -251,16 +249,9 @@ def test_thirty_steps_equal_the_original_recipe():
     assert original_run()[0][-1] < original_run()[0][0]  # they did learn something
 
 
-@pytest.mark.parametrize("fault", ["no weight decay", "biases decayed", "eps of 1e-7"])
-def test_the_comparison_notices_a_wrong_recipe(fault, monkeypatch):
-    changes = {}
-    if fault == "no weight decay":
-        changes = {"weight_decay": 0.0}
-    elif fault == "eps of 1e-7":
-        changes = {"eps": 1e-7}
-    else:
-        everything = dict.fromkeys(optim.DECAYS, True)
-        monkeypatch.setattr(optim, "DECAYS", everything)
-    losses, weights = differences(our_run(**changes), original_run())
-    print(f"{fault}: losses {losses:.1e}, weights {weights:.1e}")
+def test_the_comparison_notices_a_wrong_recipe():
+    # the smallest of the faults tried; without weight decay weights differ by 1.4e-3, with decayed
+    # biases by 8.5e-4
+    losses, weights = differences(our_run(eps=1e-7), original_run())
+    print(f"losses {losses:.1e}, weights {weights:.1e}")
     assert losses > LOSS_TOLERANCE or weights > WEIGHT_TOLERANCE

@@ -16,6 +16,8 @@ from vmae_jax import __main__ as front
 from vmae_jax.config import VideoMAEConfig
 from vmae_jax.hf import VideoMAEForPreTraining, VideoMAEModel
 
+pytestmark = pytest.mark.usefixtures("hasty_compiler")
+
 TINY = VideoMAEConfig(
     image_size=32,
     patch_size=8,

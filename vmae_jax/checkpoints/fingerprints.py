@@ -78,6 +78,7 @@ def _compiled(out_sharding: NamedSharding | None) -> Callable:
     )
 
 
+@jax.jit  # traced once for all leaves of one shape: parameters, and the moments of each
 def _leaf_fingerprint(x: jax.Array) -> jax.Array:
     """A uint32 that any single flipped bit changes; the same on every mesh (sums commute)."""
     if x.dtype == bool:

@@ -10,6 +10,7 @@ import json
 import os
 import socket
 import struct
+import sys
 import time
 from collections.abc import Mapping
 
@@ -67,6 +68,7 @@ class _Board:
     """
 
     def __init__(self, folder: str, *, purge_step: int):
+        _load_tensorboardx()
         from tensorboardX.proto.event_pb2 import Event, SessionLog
 
         name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}"
@@ -93,6 +95,18 @@ class _Board:
         length = struct.pack("<Q", len(data))
         checks = [struct.pack("<I", masked_crc32c(part)) for part in (length, data)]
         self._file.append(length + checks[0] + data + checks[1])
+
+
+def _load_tensorboardx() -> None:
+    """Without PyTorch, which it loads where that is installed: seconds at each start, for a type
+    that nobody here uses."""
+    if "torch" in sys.modules:
+        return
+    sys.modules["torch"] = None  # an import of it fails
+    try:
+        import tensorboardX  # noqa: F401
+    finally:
+        del sys.modules["torch"]
 
 
 class Progress:
