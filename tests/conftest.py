@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import pathlib
+import signal
 import urllib.request
 
 import pytest
@@ -12,11 +13,17 @@ import pytest
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read by transformers and huggingface_hub
 os.environ["OMP_NUM_THREADS"] = "1"  # read by torch
-# many tests start the same small program again; nothing is written to the user's own caches
+# Tests compile much and compute little. The older of XLA's two ways to CPU code takes half as long,
+# and what was compiled once is kept; nothing is written to the user's own caches.
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false"
 os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR",
     str(pathlib.Path(__file__).parent.parent / ".pytest_cache" / "compiled"),
 )
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+# Ctrl-C is ignored in what a shell starts in the background, and in all that this starts
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_runtest_setup(item):

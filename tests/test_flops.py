@@ -145,7 +145,7 @@ def test_train_step_benchmark_writes_what_its_readme_says(tmp_path):
             **os.environ,
             "PYTHONPATH": str(REPOSITORY),
             "JAX_PLATFORMS": "cpu",
-            "XLA_FLAGS": "--xla_backend_optimization_level=0",  # compiles faster
+            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # compiles faster
         },
         capture_output=True,
         text=True,

@@ -237,7 +237,6 @@ def test_a_remote_workdir_is_not_locked_which_is_logged_once(tmp_path, monkeypat
 TRAIN = """
 import signal, sys, time
 from vmae_jax.running.run_control import Preemption
-signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored, if the tests run behind a shell
 with Preemption(signals={signals}) as preemption:
     for step in range(1, 10_000):
         print(step, flush=True)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import struct
+import subprocess
+import sys
 
 import pytest
 from bucket import mount
@@ -142,3 +144,18 @@ def test_the_line_says_it_all(clock):
         "step 120/1500  loss 0.9534  grad norm 0.100  lr 1.20e-03  62.0 clips/s  data wait 3 %  "
         "bad clips 2  ETA 1:01:11"
     )
+
+
+def test_tensorboard_files_do_without_pytorch(tmp_path):
+    pytest.importorskip("torch")
+    script = """
+import sys
+from vmae_jax.running.writer import MetricWriter
+writer = MetricWriter(sys.argv[1], start_step=0)
+writer.write(1, {"loss": 1.0})
+writer.close()
+print(sorted({"torch", "tensorboardX"} & set(sys.modules)))
+"""
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=100)
+    assert done.stdout == "['tensorboardX']\n"

@@ -3,8 +3,8 @@
     CHAOS_FOLDER=... python tests/chaos/faulty_train.py --config=... --workdir=... [--supervise=9]
 
 It also spares what costs seconds at each of a campaign's hundreds of starts and is not under test:
-PyTorch, which tensorboardX loads where it is installed; the measurement of the input; and compiling
-again in all processes but the first, whose programs alone JAX keeps on CPUs.
+the measurement of the input, and compiling again in all processes but the first, whose programs
+alone JAX keeps on CPUs.
 """
 
 from __future__ import annotations
@@ -16,18 +16,16 @@ import time
 import types
 from pathlib import Path
 
-sys.modules["torch"] = None  # an import of it fails
+from absl import app, flags
+from jax._src import compiler
 
-from absl import app, flags  # noqa: E402
-from jax._src import compiler  # noqa: E402
-
-import train  # noqa: E402
-from tests.chaos import notes, poison  # noqa: E402
-from tests.chaos.hooks import Hooks  # noqa: E402
-from tests.chaos.painted import PAINTED  # noqa: E402
-from vmae_jax.data import input_probe  # noqa: E402
-from vmae_jax.data.datasets import DATASETS  # noqa: E402
-from vmae_jax.running import supervisor  # noqa: E402
+import train
+from tests.chaos import notes, poison
+from tests.chaos.hooks import Hooks
+from tests.chaos.painted import PAINTED
+from vmae_jax.data import input_probe
+from vmae_jax.data.datasets import DATASETS
+from vmae_jax.running import supervisor
 
 # seconds that a supervisor bears with a frozen trainer, unless the environment says another number
 MAX_STOPPED = 4

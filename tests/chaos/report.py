@@ -17,6 +17,7 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain")
 def as_json(results: Sequence[Result], *, command: str, date: str, seconds: float) -> dict:
     """All of it."""
     return {
+        "benchmark": "chaos",
         "command": command,
         "date": date,
         "machine": _machine(),
