@@ -13,7 +13,7 @@ demo: .venv/run.done
 	.venv/bin/python train.py --config=configs/demo.py --workdir=$(WORKDIR)
 
 test: .venv/dev.done lint
-	.venv/bin/python -m pytest -n 2 --dist loadfile
+	.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: .venv/dev.done
 	.venv/bin/ruff check .

@@ -15,7 +15,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read by transformers and hugging
 os.environ["OMP_NUM_THREADS"] = "1"  # read by torch
 # Tests compile much and compute little. The older of XLA's two ways to CPU code takes half as long,
 # and what was compiled once is kept; nothing is written to the user's own caches.
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false"
+os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
 os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR",
     str(pathlib.Path(__file__).parent.parent / ".pytest_cache" / "compiled"),

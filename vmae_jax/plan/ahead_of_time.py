@@ -49,6 +49,7 @@ def environment(machine: chips.Topology) -> dict[str, str]:
         )
     return {
         "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": "",  # libtpu aborts at those of other platforms; its own: LIBTPU_INIT_ARGS
         "TPU_ACCELERATOR_TYPE": machine.accelerator_type,
         "TPU_SKIP_MDS_QUERY": "1",
         "TPU_WORKER_HOSTNAMES": "localhost",
