@@ -16,14 +16,14 @@ from jax.sharding import PartitionSpec
 from vmae_jax import sharding
 
 PROGRAM = pathlib.Path(__file__).parent / "mesh_runs.py"
-# a sample of the eight; the fault campaign runs them all
-MESHES = ["1x8x1/1", "2x2x2/2"]
+# one of the eight, in which all axes split; the fault campaign runs them all
+MESH = "2x2x2/2"
 
 
 @pytest.fixture(scope="module")
 def runs():
     result = subprocess.run(
-        [sys.executable, str(PROGRAM), *MESHES],
+        [sys.executable, str(PROGRAM), MESH],
         capture_output=True, text=True, timeout=600, env=environment(), check=False,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr[-2000:]
@@ -36,12 +36,12 @@ def environment():
     return {**os.environ, "PYTHONPATH": str(PROGRAM.parent.parent)}
 
 
-@pytest.mark.parametrize("mesh", MESHES)
-def test_eight_devices_give_the_losses_and_masks_of_one(runs, mesh):
-    assert runs[mesh]["losses"] == pytest.approx(runs["one"]["losses"], rel=1e-5)
-    assert len(runs[mesh]["masks"]) == 16 * 10  # clips of ten steps
-    assert runs[mesh]["masks"] == runs["one"]["masks"]
-    assert runs["one"]["losses"][-1] < runs["one"]["losses"][0]
+def test_eight_devices_give_the_losses_and_masks_of_one(runs):
+    eight, one = runs[MESH], runs["one"]
+    assert eight["losses"] == pytest.approx(one["losses"], rel=1e-5)
+    assert len(eight["masks"]) == 16 * 10  # clips of ten steps
+    assert eight["masks"] == one["masks"]
+    assert one["losses"][-1] < one["losses"][0]
 
 
 def test_a_layer_does_not_keep_what_it_gathered(runs):
@@ -50,14 +50,8 @@ def test_a_layer_does_not_keep_what_it_gathered(runs):
 
 
 def test_parameters_and_moments_are_split_alike(runs):
-    results = {name: run for name, run in runs.items() if name != "memory"}
-    shards = {name: run["shard"] for name, run in results.items()}
-    assert shards == {
-        "one": [2, 32, 64],
-        "1x8x1/1": [2, 32, 8],
-        "2x2x2/2": [2, 16, 32],
-    }
-    assert {name: run["moment_shard"] for name, run in results.items()} == shards
+    for name, shard in (("one", [2, 32, 64]), (MESH, [2, 16, 32])):
+        assert (runs[name]["shard"], runs[name]["moment_shard"]) == (shard, shard)
 
 
 def mesh_of(data, fsdp, tensor):
