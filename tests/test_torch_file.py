@@ -1053,6 +1053,14 @@ def test_bombs_stay_within_300_mib_and_10_seconds(tmp_path, name):
     assert outcome["bytes"] < path.stat().st_size + (250 << 20)  # the rest is numpy and Python
 
 
+def test_the_number_of_tensors_is_limited(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch_pickle, "MAX_TENSORS", 3)
+    with open_bytes(tmp_path, checkpoint(b"(" + 3 * tensor() + b"t")) as file:
+        assert len(file.tree) == 3
+    with pytest.raises(TorchFileError, match="more than 3 tensors"):
+        open_bytes(tmp_path, checkpoint(b"(" + 4 * tensor() + b"t"))
+
+
 def test_bombs_of_the_older_format_share_one_budget(tmp_path):
     dicts = b"\x80\x02" + b"}" * (MANY // 2) + b"."
     parts = [pickle.dumps(x, 2) for x in (0x1950A86A20F9469CFC6C, 1001)]

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 MAX_PICKLE_BYTES = 16 << 20
 MAX_OPCODES = 1_000_000  # each leaves at most about 100 bytes behind, and takes microseconds
 MAX_ENTRIES = 100_000
+MAX_TENSORS = 100_000  # each takes as long as ten or twenty opcodes
 MAX_DEPTH = 64  # of dicts, lists and tuples in one another
 MAX_RANK = 16  # axes of a tensor
 CHUNK = 1 << 20  # bytes read, and added to the checksum, at a time
@@ -357,6 +358,7 @@ class _Machine:
         self.left = min(limit, MAX_PICKLE_BYTES)
         self.find_storage = find_storage
         self.budget = iter(range(MAX_OPCODES))
+        self.tensors = 0
 
     def load(self) -> Any:
         self.stack: list = []
@@ -437,7 +439,13 @@ class _Machine:
         if not (isinstance(function, Inert) and function.args is None and isinstance(args, tuple)):
             damaged("its pickle calls what is not a class or function")
         build = BUILDERS.get(function.name)
-        return Inert(function.name, args) if build is None else build(*args)
+        if build is None:
+            return Inert(function.name, args)
+        value = build(*args)
+        self.tensors += isinstance(value, LazyTensor)
+        if self.tensors > MAX_TENSORS:
+            refuse(f"its pickle has more than {MAX_TENSORS} tensors; {SAVE_AGAIN}")
+        return value
 
     def persistent(self) -> _Elements:
         match self.stack.pop():
