@@ -213,7 +213,7 @@ def test_different_versions_are_named_everywhere():
 def test_missing_processes_are_named_everywhere():
     began = time.monotonic()
     answers = call_in_threads([{}] * 5, timeout=2, indices=[0, 1, 3])
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30
     for answer in answers.values():
         assert isinstance(answer, MissingProcesses)
         assert "num_processes=5, process 2, 4 did not come to 127.0.0.1:" in str(answer)
@@ -262,7 +262,7 @@ def test_addresses_are_split():
 
 def test_processes_that_did_not_come_are_named_and_the_others_end(tmp_path):
     with trainers(tmp_path, count=3, absent=[1], env={"VMAE_START_TIMEOUT": "4"}) as processes:
-        assert processes.wait(deadline=30) == [70, 70]
+        assert processes.wait() == [70, 70]
         for index in (0, 2):
             assert "num_processes=3, process 1 did not come to" in processes.output(index)
 
@@ -274,22 +274,22 @@ def test_processes_that_did_not_come_are_named_and_the_others_end(tmp_path):
 def test_an_exception_ends_all(fault, codes, tmp_path):
     with trainers(tmp_path, fault=fault) as processes:
         processes.wait_for_text("step 3")
-        ended = processes.wait(deadline=15)
+        ended = processes.wait()
         assert all(code in known for code, known in zip(ended, codes, strict=True)), ended
 
 
 def test_a_full_disk_of_one_is_told_from_a_crash(tmp_path):
     with trainers(tmp_path, fault="disk full on 1") as processes:
         processes.wait_for_text("step 3")
-        assert processes.wait(1, deadline=15) == [78]
-        assert processes.wait(0, deadline=15)[0] in (70, -signal.SIGABRT)
+        assert processes.wait(1) == [78]
+        assert processes.wait(0)[0] in (70, -signal.SIGABRT)
 
 
 def test_a_preemption_of_one_ends_all_at_the_same_step(tmp_path):
     with trainers(tmp_path) as processes:
         processes.wait_for_text("step 3")
         processes.send(signal.SIGTERM, 1)
-        assert processes.wait(deadline=20) == [75, 75], processes.output(0) + processes.output(1)
+        assert processes.wait() == [75, 75], processes.output(0) + processes.output(1)
         last = {processes.output(i).split("Preempted ")[1].splitlines()[0] for i in (0, 1)}
         assert len(last) == 1
 
@@ -302,7 +302,7 @@ def test_a_killed_process_takes_the_others_with_it(killed, tmp_path):
     with trainers(tmp_path) as processes:
         processes.wait_for_text("step 3")
         processes.send(signal.SIGKILL, killed)
-        (code,) = processes.wait(1 - killed, deadline=20)
+        (code,) = processes.wait(1 - killed)
         assert code in (70, -signal.SIGABRT)
         assert processes.seconds_to_end(1 - killed) < 15
 
@@ -311,7 +311,7 @@ def test_a_frozen_process_ends_the_others_after_the_heartbeat(tmp_path):
     with trainers(tmp_path) as processes:
         processes.wait_for_text("step 3")
         processes.send(signal.SIGSTOP, 1)
-        (code,) = processes.wait(0, deadline=25)
+        (code,) = processes.wait(0)
         assert code in (70, -signal.SIGABRT)
         assert processes.seconds_to_end(0) < 20
         assert not processes.ended(1)
@@ -351,4 +351,4 @@ def test_a_supervised_run_is_preempted_by_one_signal_to_all(tmp_path):
     with supervised(tmp_path, num_steps=10000) as processes:
         processes.wait_for_text("step 3 ")
         processes.send(signal.SIGTERM, whole_session=True)
-        assert processes.wait(deadline=30) == [75, 75]
+        assert processes.wait() == [75, 75]

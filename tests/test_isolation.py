@@ -334,7 +334,7 @@ def test_children_end_with_their_parent(end):
         time.sleep(0.5)  # the second is at work by then
         if end == "input()":
             parent.kill()
-        parent.wait(timeout=30)
+        parent.wait(timeout=120)
         assert all(gone(pid) for pid in children)
 
 
@@ -355,7 +355,7 @@ def test_close_ends_children_and_fails_the_calls_under_way(attempts, isolated, m
     time.sleep(0.2)
     pids = [child._process.pid for child in function._all]
     function.close()
-    thread.join(timeout=20)
+    thread.join(timeout=60)
     assert not thread.is_alive()
     # not ChildDied, which would call the clip bad
     assert [type(error) for error in errors] == [RuntimeError]

@@ -88,7 +88,7 @@ def start(videos, dest, *more, **options):
     )
 
 
-def wait_for_end_of_group(process, seconds=20):
+def wait_for_end_of_group(process, seconds=60):
     """Until neither the process nor a child of it is left."""
     process.wait(seconds)
     end = time.monotonic() + seconds

@@ -488,7 +488,7 @@ def test_closing_while_a_clip_is_decoded_does_not_call_it_bad(tmp_path):
         time.sleep(0.01)
     time.sleep(0.5)
     samples.close()
-    thread.join(timeout=20)
+    thread.join(timeout=60)
     assert errors == ["the pool is closed; no further calls are possible."]
     assert not path.exists()
 

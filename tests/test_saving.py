@@ -10,7 +10,6 @@ import shutil
 import subprocess
 import sys
 import threading
-import time
 
 import jax
 import jax.numpy as jnp
@@ -111,17 +110,17 @@ def test_donating_the_state_at_once_does_no_harm(tmp_path):
 def test_a_step_in_flight_is_neither_listed_nor_disturbed_by_readers(tmp_path, monkeypatch):
     checkpoints = saving.Checkpoints(tmp_path, keep=9)
     save_all(checkpoints, [1])
-    may_end, original = threading.Event(), orbax_files.start_save
+    may_end, original, saved = threading.Event(), orbax_files.start_save, []
 
     def slow(*args):
         wait = original(*args)
-        may_end.wait(30)
+        may_end.wait(60)
+        saved.append(2)
         return wait
 
     monkeypatch.setattr(orbax_files, "start_save", slow)
-    began = time.monotonic()
     checkpoints.save(make_state(2), 2, {})
-    assert time.monotonic() - began < 10  # it did not wait for the disk
+    assert saved == []  # it did not wait for the disk
     (tmp_path / "3.orbax-checkpoint-tmp").mkdir()  # of another save that takes its time
     assert checkpoint.saved_steps(tmp_path)[:1] == [1]
     assert checkpoint.restore(tmp_path / "1", template()).step == 1
@@ -310,12 +309,10 @@ finally:
 
 def test_a_disk_that_really_fails_ends_the_process_soon(tmp_path):
     """The system refuses files above 100 kB, as a full disk would."""
-    began = time.monotonic()
     result = subprocess.run(
         [sys.executable, "-c", NO_ROOM_FOR_FILES, str(tmp_path)],
-        env=ENVIRONMENT, capture_output=True, text=True, timeout=60,
+        env=ENVIRONMENT, capture_output=True, text=True, timeout=180,
     )  # fmt: skip
-    assert time.monotonic() - began < 30  # most of it starts JAX
     assert result.returncode == SETTINGS, result.stderr[-2000:]
     assert "ENDED 5 78 [Errno 27] checkpoint 4 was not saved, the 3rd failure" in result.stdout
     assert result.stdout.count("LOG checkpoint") == 2

@@ -236,7 +236,7 @@ os.kill(me, signal.SIGSTOP)
     assert supervise([*command, "stays"], restarts=0, progress=lambda: 0) == 128 + signal.SIGKILL
 
 
-def gone(pid, seconds=20):
+def gone(pid, seconds=60):
     """Whether a process ends in time; a zombie has ended."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
