@@ -1,7 +1,7 @@
 # make demo   sets up .venv, trains on real video, draws what the model reconstructs
 # make test   sets up .venv with the originals beside it, checks style, runs all tests
 # make chaos  hurts tiny runs in all the ways of tests/chaos, and writes down what became of them
-# make plan-table  compiles the train step of every model for TPU pods; no TPU needed, takes an hour
+# make plan-table  compiles the train step of every model for TPU pods; no TPU needed, 20 to 90 minutes
 # make clean  removes the environment, never a run
 PYTHON ?= python3
 PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check
