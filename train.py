@@ -56,7 +56,12 @@ from vmae_jax.running.health import Health
 from vmae_jax.running.profiling import Profile
 from vmae_jax.running.run_control import Preempted, Preemption, StuckWatchdog
 from vmae_jax.running.supervisor import newest_step, supervise
-from vmae_jax.running.workdir import check_shared, check_workdir, write_run_config
+from vmae_jax.running.workdir import (
+    check_address,
+    check_shared,
+    check_workdir,
+    write_run_config,
+)
 from vmae_jax.running.workdir_lock import lock_workdir
 from vmae_jax.running.writer import MetricWriter, Progress
 
@@ -81,6 +86,7 @@ def main(
     """
     run, data = config.run, config.data
     check_run(run)
+    check_address(workdir)
     # Training samples are a function of their number, held-out clips never change.
     samples, held_out = open_samples(config, workdir)
     steps = assembly.make_steps(config, num_records=len(samples.source))
@@ -150,7 +156,7 @@ def main(
         preemption = ending.enter_context(Preemption(jax.process_count()))
         watchdog = ending.enter_context(StuckWatchdog(run.step_timeout))
         ending.enter_context(distributed.end_all_on_error())  # innermost: nothing below may wait
-        if restored and restored.info.get("evaluation_owed"):
+        if restored and restored.info.get("evaluation_owed") and held_out is not None:
             with goodput.time("evaluate"):
                 held_out_metrics = evaluate(steps, state.params, held_out, config)
             log_held_out(writer, start_step, held_out_metrics)
@@ -306,9 +312,22 @@ def cache_home() -> str:
 
 
 def compile_steps(steps: assembly.Steps, state: training.TrainState) -> None:
-    """Before the first step, so that its time and memory are known; calls find the program."""
+    """Before the first step, so that its time and memory are known; calls find the program.
+
+    Raises: ValueError if the compiler finds no room for it.
+    """
     started = time.perf_counter()
-    memory = steps.train.lower(state, steps.batch).compile().memory_analysis()
+    try:
+        memory = steps.train.lower(state, steps.batch).compile().memory_analysis()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise ValueError(
+            "the train step does not fit into the memory of a device; lower data.batch_size, raise "
+            "optimizer.accumulation or mesh.fsdp, or choose compute.remat ('attention', 'full'). "
+            "`python -m vmae_jax plan` says what fits. "
+            f"The compiler: {str(error).strip().splitlines()[0]}"
+        ) from error
     fingerprint(state)  # or the first save would wait for its compilation
     logger.info(
         "compiled in %.0f s; a step takes %.2f GiB on each device",

@@ -6,7 +6,7 @@
 #
 # Three minutes before the time is up, and when it is preempted, the run saves and ends with 75, and
 # the job goes back into the queue. So it does after a crash that restarts in place did not mend,
-# five times at most. What no restart mends (76, 77, 78) ends it.
+# five times in a row at most. What no restart mends (76, 77, 78) ends it.
 #
 #SBATCH --job-name=vmae_jax
 #SBATCH --ntasks-per-node=1
@@ -20,6 +20,9 @@ config=${1:?the configuration, as configs/demo.py}
 workdir=${2:?the folder of the run, one that all nodes see}
 shift 2
 max_requeues=5
+# crashes in a row; SLURM's own count has the preemptions as well
+count_file=slurm-${SLURM_JOB_ID}.crashes
+count=$(cat "$count_file" 2> /dev/null || echo 0)
 
 # JAX would give each task one GPU only
 if [ -n "${SLURM_GPUS_ON_NODE:-}" ]; then
@@ -61,6 +64,8 @@ if [ "$final" = 0 ] && [ "$preempted" = 0 ] && [ "$crashed" = 0 ]; then
   crashed=$srun_code  # 0, or a node went without a word
 fi
 
+if [ "$final$preempted" != 00 ] || [ "$crashed" = 0 ]; then rm -f "$count_file"; fi
+
 requeue() {
   echo "$1; requeued"
   scontrol requeue "$SLURM_JOB_ID" || exit "$2"
@@ -71,7 +76,8 @@ if [ "$final" != 0 ]; then
   exit "$final"
 elif [ "$preempted" = 1 ]; then
   requeue "preempted, saved" 75
-elif [ "$crashed" != 0 ] && [ "${SLURM_RESTART_COUNT:-0}" -lt "$max_requeues" ]; then
+elif [ "$crashed" != 0 ] && [ "$count" -lt "$max_requeues" ]; then
+  echo $((count + 1)) > "$count_file" || exit "$crashed"
   requeue "code $crashed: crashed" "$crashed"
 elif [ "$crashed" != 0 ]; then
   echo "code $crashed: crashed, and was requeued $max_requeues times already"

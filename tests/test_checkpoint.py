@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import pathlib
 import shutil
 from typing import NamedTuple
@@ -152,7 +153,25 @@ def test_nothing_usable_names_every_step(copy):
     assert checkpoint.saved_steps(copy) == [10, 20, 30]
 
 
-@pytest.mark.parametrize("error", [MemoryError("no room"), PermissionError("closed")])
+class HttpError(Exception):
+    """As gcsfs has one for a store that is down."""
+
+    __module__ = "gcsfs.retry"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("no room"),
+        PermissionError("closed"),
+        OSError(errno.ESTALE, "stale"),
+        ConnectionResetError("by the other side"),
+        ValueError("UNAVAILABLE: try again"),
+        ValueError("UNKNOWN: reading [os_error_code='24']"),
+        HttpError("503"),
+    ],
+    ids=repr,
+)
 def test_what_is_no_damage_is_not_taken_for_it(copy, error, monkeypatch):
     def fail(*args, **kwargs):
         raise RuntimeError("wrapped") from error
@@ -161,6 +180,15 @@ def test_what_is_no_damage_is_not_taken_for_it(copy, error, monkeypatch):
     with pytest.raises(RuntimeError, match="wrapped"):
         checkpoint.restore_newest(copy, template())
     assert checkpoint.saved_steps(copy) == [10, 20, 30]
+
+
+def test_a_step_that_its_trainer_deletes_for_a_newer_one_is_no_end(copy, monkeypatch):
+    listings = iter([[15], [30]])
+    monkeypatch.setattr(checkpoint, "saved_steps", lambda _: next(listings))
+    assert checkpoint.read_newest(copy, template()).step == 30
+    monkeypatch.setattr(checkpoint, "saved_steps", lambda _: [15])
+    with pytest.raises(checkpoint.CheckpointError, match="no usable checkpoint"):
+        checkpoint.read_newest(copy, template())
 
 
 def test_another_model_is_refused_and_left_alone(copy):

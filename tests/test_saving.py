@@ -420,6 +420,7 @@ except OSError as error:
 def test_steps_of_a_bucket(bucket):  # noqa: F811
     root = "gs://bucket/run/checkpoints"
     assert checkpoint.saved_steps(root) == []
+    StepFolder(root, Retention(2)).open()  # where nothing is yet
     for step in (1, 2, 3, 4):
         bucket(f"run/checkpoints/{step}/_CHECKPOINT_METADATA", b"{}")
         bucket(f"run/checkpoints/{step}/state/data", b"x")

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from bucket import mount
 
 from vmae_jax.running import supervisor
 from vmae_jax.running.supervisor import newest_step, supervise
@@ -291,9 +292,20 @@ def test_the_newest_step_is_that_of_finished_checkpoints(tmp_path):
     assert newest_step(str(folder)) == 1000
 
 
-def test_a_folder_that_cannot_be_read_just_now_is_no_progress(monkeypatch, caplog):
+def test_the_newest_step_of_a_bucket_is_that_of_now(monkeypatch):
+    files, folder = mount(monkeypatch), "gs://bucket/run/checkpoints"
+    assert newest_step(folder) == 0
+    for before, step in ((0, 900), (900, 1000), (1000, 1100)):
+        files.pipe(f"{folder}/{step}/_CHECKPOINT_METADATA", b"")
+        assert newest_step(folder) == before  # not all of it is there yet
+        files.pipe(f"{folder}/{step}/commit_success.txt", b"")
+        assert newest_step(folder) == step
+
+
+@pytest.mark.parametrize("kind", [OSError, Exception])  # stores have errors of their own
+def test_a_folder_that_cannot_be_read_just_now_is_no_progress(kind, monkeypatch, caplog):
     def unreachable(_):
-        raise OSError("stale file handle")
+        raise kind("stale file handle")
 
     monkeypatch.setattr(supervisor, "list_folder", unreachable)
     assert newest_step("runs/a/checkpoints") == 0

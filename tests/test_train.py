@@ -15,6 +15,7 @@ import sys
 import time
 import types
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -34,6 +35,7 @@ from vmae_jax.data.folders import video_folder
 from vmae_jax.data.preparation import prepare
 from vmae_jax.data.samples import CentreClip, HeldOutSamples
 from vmae_jax.data.video_encoding import Settings
+from vmae_jax.running.exit_codes import SETTINGS, exit_code
 from vmae_jax.running.workdir import WorkdirMismatch
 from vmae_jax.running.workdir_lock import WorkdirInUse, lock_workdir
 
@@ -307,6 +309,20 @@ def test_held_out_means_count_each_clip_once_and_leave_bad_ones_out():
 def test_a_bad_held_out_clip_ends_the_run_unless_it_may_be_left_out():
     with pytest.raises(VideoError, match=r"4\.mp4"):
         evaluate(bad=(4,), skip=False)
+
+
+def test_a_step_that_is_too_large_is_a_setting_to_change():
+    class Steps:
+        batch = None
+        train = property(lambda self: self)
+        lower = lambda self, *_: self  # noqa: E731
+
+        def compile(self):
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 18 GB of 15 GB\nmore")
+
+    with pytest.raises(ValueError, match=r"data\.batch_size.*: 18 GB of 15 GB$") as caught:
+        train.compile_steps(Steps(), None)
+    assert exit_code(caught.value) == SETTINGS
 
 
 def wait_for_step(workdir: pathlib.Path, step: int, process: subprocess.Popen) -> None:

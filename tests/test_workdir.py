@@ -137,6 +137,14 @@ def test_a_file_that_is_none_is_named(tmp_path, text):
     workdir.check_workdir(tmp_path, a_run(tmp_path), force=True)
 
 
+def test_a_workdir_where_no_checkpoint_can_be_written_is_refused(tmp_path):
+    for good in (tmp_path, "runs/a", "gs://bucket/run"):
+        workdir.check_address(good)
+    for store in ("s3", "az", "hf"):
+        with pytest.raises(ValueError, match=rf"workdir='{store}://b/run' .* gs://"):
+            workdir.check_address(f"{store}://b/run")
+
+
 def test_a_workdir_in_a_bucket(bucket):  # noqa: F811
     root = "gs://bucket/run"
     workdir.check_workdir(root, {"seed": 0})

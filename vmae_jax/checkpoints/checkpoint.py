@@ -92,12 +92,16 @@ def read_newest(directory: str | os.PathLike, template: Any) -> Restored:
       CheckpointError: if there is none; and as `restore_newest`.
     """
     directory = absolute(directory)
-    restored, damaged = _newest_intact(directory, template)
-    if restored is None:
-        raise CheckpointError(
-            f"there is no usable checkpoint in {directory}. {_causes(damaged)}".strip()
-        )
-    return restored
+    tried: set[int] = set()
+    while True:
+        restored, damaged = _newest_intact(directory, template)
+        if restored is not None:
+            return restored
+        if damaged.keys() <= tried:
+            raise CheckpointError(
+                f"there is no usable checkpoint in {directory}. {_causes(damaged)}".strip()
+            )
+        tried |= damaged.keys()  # meanwhile the trainer may have deleted them for a newer one
 
 
 def _newest_intact(

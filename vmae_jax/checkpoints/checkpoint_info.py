@@ -7,7 +7,9 @@ adds; sealed by a checksum.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
+import re
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -18,10 +20,22 @@ from etils import epath
 from vmae_jax.checkpoints import orbax_files
 from vmae_jax.checkpoints.fingerprints import named_leaves
 from vmae_jax.checkpoints.step_folder import failure_of
+from vmae_jax.running.exit_codes import errno_of
 
 FORMAT = 2
 # What older formats lack, and the value it would have had: format 1 did not count skipped steps.
 LACKING: dict[int, dict[str, int]] = {1: {"skipped": 0, "streak": 0}, FORMAT: {}}
+
+# What a machine, a network or a store has when it cannot read just now.
+_UNREAD = (
+    *(errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN),
+    *(errno.ECONNRESET, errno.ECONNREFUSED, errno.ECONNABORTED, errno.EPIPE),
+    *(errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EBUSY, errno.EINTR, errno.EAGAIN),
+)
+_UNREAD_STATUS = re.compile(
+    "RESOURCE_EXHAUSTED|(UNAVAILABLE|DEADLINE_EXCEEDED|UNAUTHENTICATED|PERMISSION_DENIED): "
+)
+_STORES = ("gcsfs", "google", "aiohttp", "requests", "urllib3")  # whose errors are no OSErrors
 
 
 class CheckpointError(RuntimeError):
@@ -100,9 +114,15 @@ def damage_named(path: epath.Path) -> Iterator[None]:
 
 
 def _raise_if_not_damage(error: BaseException) -> None:
-    """A machine out of memory, or a folder closed to us, says nothing about the file."""
+    """A machine out of memory, a folder closed to us, a store that is down say nothing about the
+    file: who would take it for damaged went back to an older step, and renamed a good one."""
     cause: BaseException | None = error
     while cause is not None:
-        if isinstance(cause, (MemoryError, PermissionError)) or "RESOURCE_EXHAUSTED" in str(cause):
+        if (
+            isinstance(cause, (MemoryError, PermissionError, ConnectionError, TimeoutError))
+            or errno_of(cause) in _UNREAD
+            or _UNREAD_STATUS.search(str(cause))
+            or type(cause).__module__.split(".")[0] in _STORES
+        ):
             raise error
         cause = cause.__cause__ or cause.__context__

@@ -23,7 +23,6 @@ from orbax.checkpoint import v1 as ocp
 from orbax.checkpoint.experimental.v1._src.synchronization import synchronization
 
 METADATA_FILE = "_CHECKPOINT_METADATA"
-COMMIT_FILE = "commit_success.txt"  # the last file that is written
 TEMPORARY = ".orbax-checkpoint-tmp"  # follows the name of a step that is being written
 _STATE = "state"
 _ORBAX = re.compile(r"[/\\]orbax[/\\]checkpoint[/\\]")
@@ -80,7 +79,7 @@ def start_save(
 
     Args:
       path: of the folder; it appears, whole, when all is written (a bucket has no such thing: there
-        COMMIT_FILE appears).
+        `COMMIT_FILE` appears).
       tree: nested dicts of arrays, which may be donated once this returns.
       info: JSON that is stored beside them.
     Returns:

@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 from etils import epath
 
-from vmae_jax.checkpoints import orbax_files
+from vmae_jax.checkpoints import COMMIT_FILE, orbax_files
 from vmae_jax.checkpoints.retention import Retention
-from vmae_jax.data.storage import is_remote
+from vmae_jax.data.storage import is_remote, remote_path
 from vmae_jax.running.exit_codes import errno_of
 
 logger = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ _LINE = 300  # characters of a message
 def absolute(path: str | os.PathLike) -> epath.Path:
     """The path, local or remote; absolute, because Orbax takes a relative one for damage."""
     text = os.fspath(path)
-    return epath.Path(text if is_remote(text) else os.path.abspath(text))
+    return remote_path(text) if is_remote(text) else epath.Path(os.path.abspath(text))
 
 
 def saved_steps(directory: str | os.PathLike) -> list[int]:
@@ -47,7 +47,7 @@ def saved_steps(directory: str | os.PathLike) -> list[int]:
 def is_finished(step: epath.Path) -> bool:
     """Whether the folder of a step is no longer being written."""
     # a folder here gets its name when all is written; a bucket has only the file that comes last
-    return not is_remote(os.fspath(step)) or (step / orbax_files.COMMIT_FILE).exists()
+    return not is_remote(os.fspath(step)) or (step / COMMIT_FILE).exists()
 
 
 class Failure(NamedTuple):
@@ -94,7 +94,8 @@ class StepFolder:
           OSError: if nothing can be written there.
         """
         self._probe()
-        for path in self.directory.iterdir():
+        # a bucket has no empty folders
+        for path in self.directory.iterdir() if self.directory.is_dir() else ():
             unfinished = path.name.isdigit() and not is_finished(path)
             if unfinished or _LEFTOVER.match(path.name):
                 _remove(path)
@@ -173,7 +174,7 @@ class StepFolder:
 def _delete_step(path: epath.Path) -> None:
     """So that at no moment half of it looks like a checkpoint."""
     if is_remote(os.fspath(path)):
-        (path / orbax_files.COMMIT_FILE).unlink(missing_ok=True)
+        (path / COMMIT_FILE).unlink(missing_ok=True)
     else:
         path = path.rename(path.parent / f"{path.name}{_DELETED}")
     _remove(path)

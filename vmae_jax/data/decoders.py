@@ -17,6 +17,8 @@ from typing import Protocol
 
 import numpy as np
 
+from vmae_jax.data.storage import remote_path
+
 
 class VideoError(ValueError):
     """A video file that cannot be used; its text names the file, the reason and the remedy."""
@@ -213,9 +215,7 @@ def open_video(
 
 
 def _fetch(address: str, name: str, limits: Limits) -> bytes:
-    from etils import epath
-
-    path = epath.Path(address)
+    path = remote_path(address)
     try:
         limits.check(name, bytes=path.stat().length)
         return path.read_bytes()

@@ -11,11 +11,35 @@ import contextlib
 import os
 import tempfile
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from etils import epath
 
 
 def is_remote(path: str) -> bool:
     """Whether the path is an address."""
     return "://" in path
+
+
+def remote_path(address: str) -> epath.Path:
+    """An address as a path that shows what is there now.
+
+    Raises:
+      ValueError: if its scheme is unknown.
+    """
+    import fsspec
+    from etils import epath
+
+    for name in ("gs", "gcs"):  # gcsfs would show a folder for ever as it first saw it
+        fsspec.config.conf.setdefault(name, {})["use_listings_cache"] = False
+    try:
+        return epath.Path(address)
+    except KeyError as error:
+        raise ValueError(
+            f"path={address!r} has an unknown scheme; use gs://, s3://, az:// or hf://, or copy "
+            "the data to this machine."
+        ) from error
 
 
 def join(root: str, path: str) -> str:
@@ -51,7 +75,7 @@ def list_folder(path: str) -> list[str]:
       ValueError: if the scheme of an address is unknown.
     """
     if is_remote(path):
-        return [entry.name for entry in _remote(path).iterdir()]
+        return [entry.name for entry in remote_path(path).iterdir()]
     return os.listdir(path)
 
 
@@ -62,7 +86,7 @@ def read_bytes(path: str, max_bytes: int) -> bytes:
       OSError: if it cannot be read.
       ValueError: if it is larger than max_bytes, or the scheme of an address is unknown.
     """
-    remote = _remote(path) if is_remote(path) else None
+    remote = remote_path(path) if is_remote(path) else None
     size = remote.stat().length if remote else os.path.getsize(path)
     if size > max_bytes:
         raise ValueError(f"path={path!r} has {size} bytes, above {max_bytes}; split the file.")
@@ -80,7 +104,7 @@ def write_bytes(path: str, data: bytes) -> None:
       ValueError: if the scheme of an address is unknown.
     """
     if is_remote(path):
-        remote = _remote(path)
+        remote = remote_path(path)
         remote.parent.mkdir(parents=True, exist_ok=True)
         remote.write_bytes(data)
         return
@@ -132,23 +156,11 @@ def _raise(error: OSError) -> None:
     raise error
 
 
-def _remote(address: str):
-    from etils import epath
-
-    try:
-        return epath.Path(address)
-    except KeyError as error:
-        raise ValueError(
-            f"path={address!r} has an unknown scheme; use gs://, s3://, az:// or hf://, or copy "
-            "the data to this machine."
-        ) from error
-
-
 def _remote_files(root: str) -> Iterator[str]:
     top = None
     try:
         # Only the first folder's own name tells how this backend spells the root.
-        for folder, _, files in _remote(root).walk(on_error=_raise):
+        for folder, _, files in remote_path(root).walk(on_error=_raise):
             top = str(folder) if top is None else top
             below = str(folder)[len(top) :].strip("/")
             yield from (f"{below}/{file}" if below else file for file in files)

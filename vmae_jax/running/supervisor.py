@@ -24,7 +24,8 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from vmae_jax.data.storage import list_folder
+from vmae_jax.checkpoints import COMMIT_FILE
+from vmae_jax.data.storage import is_remote, join, list_folder
 from vmae_jax.running import exit_codes
 
 logger = logging.getLogger(__name__)
@@ -105,13 +106,18 @@ def newest_step(checkpoints: str) -> int:
     0 if there is none, or the folder cannot be read just now, which then counts as no progress.
     """
     try:
-        names = list_folder(checkpoints)
+        steps = [int(name) for name in list_folder(checkpoints) if name.isdigit()]
+        for step in sorted(steps, reverse=True):
+            # as `step_folder.is_finished`, which would load jax
+            if not is_remote(checkpoints) or COMMIT_FILE in list_folder(
+                join(checkpoints, str(step))
+            ):
+                return step
     except FileNotFoundError:
-        return 0
-    except OSError as error:
-        logger.warning("%s cannot be read (%s)", checkpoints, error)
-        return 0
-    return max((int(name) for name in names if name.isdigit()), default=0)
+        pass
+    except Exception as error:  # stores raise what they like, and the run is more than this number
+        logger.warning("%s cannot be read (%s: %s)", checkpoints, type(error).__name__, error)
+    return 0
 
 
 class _Runner(contextlib.ExitStack):

@@ -51,6 +51,19 @@ class WorkdirMismatch(ValueError):
     """The workdir holds a run of another configuration; the differences are listed."""
 
 
+def check_address(workdir: str | os.PathLike) -> None:
+    """Whether checkpoints can be written there at all.
+
+    Raises:
+      ValueError: for an address that is not on Google Cloud Storage, the one store Orbax writes to.
+    """
+    if is_remote(text := os.fspath(workdir)) and not text.startswith("gs://"):
+        raise ValueError(
+            f"workdir={text!r} is neither a folder nor on gs://, and checkpoints cannot be written "
+            "anywhere else; choose one of these, or mount the store as a folder."
+        )
+
+
 def check_workdir(
     workdir: str | os.PathLike, run_config: Mapping[str, Any], *, force: bool = False
 ) -> None:
