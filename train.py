@@ -439,10 +439,11 @@ def evaluate(
 ) -> dict[str, float]:
     """Means over all held-out clips, each counted once on whatever host, as "held_out/<metric>"."""
     totals: dict[str, float] = collections.defaultdict(float)
+    batch_size = config.data.batch_size // config.optimizer.accumulation  # what fits at a time
     batches = loader.held_out_batches(
         held_out,
-        config.data.batch_size,
-        rows=sharding.local_rows(steps.mesh, config.data.batch_size),
+        batch_size,
+        rows=sharding.local_rows(steps.mesh, batch_size),
         num_threads=config.data.num_threads,
     )
     for batch in batches:

@@ -11,13 +11,14 @@ from vmae_jax.plan import memory_estimate
 FACTS = {
     "model": {
         "hidden_size": 256, "num_hidden_layers": 2, "intermediate_size": 1024,
+        "num_attention_heads": 4, "decoder_num_attention_heads": 2,
         "decoder_hidden_size": 128, "decoder_num_hidden_layers": 1,
         "decoder_intermediate_size": 512, "patch_size": 8, "tubelet_size": 2, "num_channels": 3,
         "num_frames": 4, "frame_size": (16, 16),
     },
     "num_masked": 4, "dtype": "bfloat16", "clips_per_device": 6, "accumulation": 1,
     "mesh": {"data": 4, "fsdp": 1, "tensor": 1},
-    "state_bytes": {"params": 4000, "opt_state": 8000}, "batch_bytes": 100,
+    "state_bytes": {"params": 4000, "opt_state": 8000}, "batch_bytes": 100, "attention": "cudnn",
 }  # fmt: skip
 
 
@@ -36,6 +37,20 @@ def test_bytes_by_hand(remat, per_token, mlp):
         "working": 6 * 2 * 2 * 4 * (8 * 256 + 2 * 1024),
         "pixels": 6 * 4 * 384 * (8 + 3 * 4),
     }
+
+
+def test_scores_that_no_kernel_saves():
+    def more(remat, **changes):
+        facts = {**FACTS, "remat": remat, **changes}
+        fused, plain = (
+            memory_estimate.peak_bytes({**facts, "attention": name}) for name in ("cudnn", "xla")
+        )
+        return {name: plain[name] - fused[name] for name in plain if plain[name] != fused[name]}
+
+    # fp32 and bf16, of each pair of tokens and head; remat has those of one block at a time
+    assert more("none") == {"kept": 6 * 6 * (2 * 4 * 4 * 4 + 1 * 2 * 8 * 8)}
+    assert more("full") == {"working": 6 * 6 * 2 * 8 * 8}  # the decoder's are larger
+    assert more("none", dtype="float32") == {"kept": 6 * 8 * (2 * 4 * 4 * 4 + 1 * 2 * 8 * 8)}
 
 
 def test_micro_batches_and_tensor_share():

@@ -104,7 +104,7 @@ def test_gpus_are_estimated_without_one(tmp_path, capsys):
     assert code == 0
     assert found["fits"] is True
     assert found["usable_bytes"] == chips.CHIPS["h200"].memory
-    assert found["facts"]["attention"] == "xla"
+    assert found["facts"]["attention"] == "cudnn"
     assert 0 < found["roofline"]["mfu"][0] < 1
     assert set(bytes_by_class(found["facts"])) == {
         "parameters", "gradients", "scalars", "activations"

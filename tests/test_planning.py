@@ -129,9 +129,18 @@ def test_the_batch_of_all_devices():
 
 
 def test_what_is_estimated_is_said():
-    said = {name: " ".join(planning.estimated(chips.topology(name))) for name in
+    said = {name: " ".join(planning.estimated(chips.topology(name), None)) for name in
             ("v5e:2x2", "h200:8", "cpu:8")}  # fmt: skip
     assert "memory" not in said["v5e:2x2"].partition("times")[0]
     assert "times" in said["h200:8"]
     assert "for CPUs" in said["h200:8"]
     assert "times" not in said["cpu:8"]
+    exact = {"dtype": "float32", "precision": "highest"}
+    assert "float32's take" in " ".join(planning.estimated(chips.topology("v5e:2x2"), exact))
+    assert "float32's" not in " ".join(planning.estimated(chips.topology("h200:8"), exact))
+
+
+@pytest.mark.parametrize("setting", ["data.repeat", "optimizer.accumulation"])
+def test_no_batch_has_parts_of_none(setting):
+    with pytest.raises(ValueError, match=rf"{setting}=0 .*must be at least 1"):
+        planning.batches("configs/default.py", [f"--config.{setting}=0"], chips.topology("v5e:4x4"))

@@ -106,6 +106,16 @@ def test_the_longest_part_bounds_the_step():
     assert bound["mfu"][0] < 1
 
 
+def test_float32_has_its_own_peak():
+    h100 = CHIPS["h100"]
+    exact = {**FACTS, "dtype": "float32", "precision": "highest"}
+    bound, bf16 = (roofline.estimate(facts, h100, 8) for facts in (exact, FACTS))
+    slower = bound["seconds"]["arithmetic"] / bf16["seconds"]["arithmetic"]
+    assert slower == pytest.approx(989 / 67)
+    assert roofline.peak_flops({**exact, "precision": "default"}, h100) is None  # TF32: not told
+    assert roofline.peak_flops(exact, CHIPS["v5e"]) is None
+
+
 def test_bytes_of_memory_by_hand():
     # state in and out; gradients of 1000 numbers out and in, fp32; weights in bf16, three times
     fixed = 2 * 12000 + 2 * 4 * 1000 + 3 * 2 * 1000

@@ -113,10 +113,41 @@ def test_an_impossible_mesh_is_refused_with_the_nearest(asked, message):
         sharding.make_mesh(**asked, devices=[SimpleNamespace(platform="cpu")] * 8)
 
 
+class PretendedDevice(SimpleNamespace):
+    """What a mesh asks of a device."""
+
+    def __init__(self, number, **attributes):
+        super().__init__(**{"id": number, "platform": "cpu", "process_index": 0, **attributes})
+
+    def __hash__(self):
+        return self.id
+
+
 def test_data_spans_the_slices():
     devices = [SimpleNamespace(platform="tpu", slice_index=i // 4) for i in range(8)]
     with pytest.raises(ValueError, match=r"data a multiple of the 2 slices.*data=2, fsdp=4"):
         sharding.make_mesh(data=1, fsdp=8, devices=devices)
+    pretended = [PretendedDevice(i) for i in range(8)]  # which say nothing of slices
+    with pytest.raises(ValueError, match="data a multiple of the 2 slices"):
+        sharding.make_mesh(data=1, fsdp=8, devices=pretended, slices=2)
+    assert sharding.make_mesh(fsdp=4, devices=pretended, slices=2).shape["data"] == 2
+
+
+@pytest.mark.parametrize("fsdp", [1, 2, 4, 8, 16])
+@pytest.mark.parametrize("tensor", [1, 2])
+def test_whatever_a_slice_has_room_for_can_be_laid_along_it(fsdp, tensor):
+    if fsdp * tensor > 16:
+        pytest.skip("larger than a slice")
+    devices = [
+        PretendedDevice(
+            16 * s + 4 * y + x, platform="tpu", device_kind="TPU v5 lite", slice_index=s,
+            process_index=s, coords=(x, y, 0), core_on_chip=0,
+        )
+        for s in range(2) for y in range(4) for x in range(4)
+    ]  # fmt: skip
+    mesh = sharding.make_mesh(fsdp=fsdp, tensor=tensor, devices=devices)
+    halves = np.split(mesh.devices, 2)  # along data
+    assert [{d.slice_index for d in half.flat} for half in halves] == [{0}, {1}]
 
 
 @pytest.mark.parametrize(
@@ -127,6 +158,7 @@ def test_data_spans_the_slices():
         (8, {"repeat": 4}, r"times data\.repeat=4; choose e\.g\. 16"),
         (12, {"accumulation": 2}, r"times optimizer\.accumulation=2; choose e\.g\. 16"),
         (12, {"accumulation": 0}, r"accumulation=0 must be at least 1"),
+        (12, {"repeat": 0}, r"data\.repeat=0 must be at least 1"),
     ],
 )
 def test_a_batch_that_does_not_divide_is_refused_with_the_nearest(batch_size, options, message):

@@ -134,6 +134,19 @@ def test_between_slices_gradients_travel_in_whole_tiles():
     assert classes("all-to-all", packed, **within) == ["other"]
 
 
+def test_between_slices_small_gradients_travel_behind_a_large_one():
+    within = {"mesh": (4, 2, 1), "num_slices": 2, "groups": ((0, 1, 2, 3), (4, 5, 6, 7))}
+    behind = [("bf16", (3104, 768))]  # 32 more rows than an MLP's
+    assert classes("reduce-scatter", behind, **within) == ["gradients"]
+    assert classes("all-gather", [("f32", (48, 16, 1536))], **within) == ["gradients"]  # embedding
+    # not what has an origin of its own, another size, or comes from one slice
+    assert classes("reduce-scatter", behind, FORWARD, **within) == ["other"]
+    assert classes("all-gather", behind, **within) == ["other"]
+    assert classes("reduce-scatter", behind, **{**within, "num_slices": 1}) == ["other"]
+    tensor = {**within, "mesh": (2, 2, 2), "groups": ((0, 1), (2, 3), (4, 5), (6, 7))}
+    assert classes("reduce-scatter", behind, **tensor) == ["activations"]
+
+
 def test_what_is_gathered_along_data_is_the_rest_of_a_sum():
     # no parameter is split by data
     groups = ((0, 4), (1, 5), (2, 6), (3, 7))

@@ -283,24 +283,26 @@ def test_a_folder_of_bad_files_ends_the_run_and_says_so(folder, tmp_path):
     assert bad["train"] in (tmp_path / "bad_clips.jsonl").read_text()
 
 
-def evaluate(bad, skip):
+def evaluate(bad, skip, accumulation=1):
     """The mean record number of six held-out clips, in batches of four, some of them bad."""
     source = test_samples.PaintedSource(6, bad=dict.fromkeys(bad, "torn"))
     bad_clips = BadClips(None, 6, 1.0) if skip else None
     held_out = HeldOutSamples(CentreClip(source, 4, 2, (8, 8)), bad_clips=bad_clips)
 
     def eval_step(params, batch):
+        assert len(batch["video"]) == 4 // accumulation  # as many as in training at a time
         weight = jnp.sum(batch["weight"])
         red = batch["video"][:, 0, 0, 0, 0].astype(jnp.float32)
         return {"loss": jnp.sum(red * batch["weight"]) / weight, "weight": weight}
 
-    config = tiny_config(**{"data.num_threads": 0})
+    config = tiny_config(**{"data.num_threads": 0, "optimizer.accumulation": accumulation})
     steps = types.SimpleNamespace(evaluate=eval_step, mesh=sharding.make_mesh())
     return train.evaluate(steps, None, held_out, config)
 
 
 def test_held_out_means_count_each_clip_once_and_leave_bad_ones_out():
     assert evaluate(bad=(), skip=False) == {"held_out/loss": pytest.approx(2.5)}  # 0 to 5
+    assert evaluate(bad=(), skip=False, accumulation=2) == {"held_out/loss": pytest.approx(2.5)}
     assert evaluate(bad=(1, 4), skip=True) == {"held_out/loss": pytest.approx(10 / 4)}  # 0 2 3 5
     # A batch of which no clip counts has no mean.
     assert evaluate(bad=(4, 5), skip=True) == {"held_out/loss": pytest.approx(1.5)}  # 0 1 2 3

@@ -55,6 +55,7 @@ def make_steps(
     *,
     num_records: int | None,
     devices: Sequence[jax.Device] | None = None,
+    slices: int | None = None,
 ) -> Steps:
     """The steps that a configuration describes.
 
@@ -64,6 +65,7 @@ def make_steps(
         `config.data.num_clips` says how many do; None if the data set was not opened.
       devices: of the mesh; all that there are by default. They may be descriptions, to compile for
         a machine that is not there.
+      slices: as of `sharding.make_mesh`.
     Raises:
       ValueError: for settings that cannot work together, named as they stand in the configuration.
     """
@@ -76,6 +78,7 @@ def make_steps(
         **config.mesh,
         heads=(model.num_attention_heads, model.decoder_num_attention_heads),
         devices=devices,
+        slices=slices,
     )
     accumulation = config.optimizer.accumulation
     sharding.check_batch(

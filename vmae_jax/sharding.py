@@ -56,6 +56,7 @@ def make_mesh(
     tensor: int = 1,
     heads: Sequence[int] = (),
     devices: Sequence[jax.Device] | None = None,
+    slices: int | None = None,
 ) -> Mesh:
     """The mesh (data, fsdp, tensor) of all devices, laid along their network.
 
@@ -63,11 +64,13 @@ def make_mesh(
       data, fsdp, tensor: devices along each axis; `data=None` takes what the others leave.
       heads: numbers that `tensor` must divide (attention heads of encoder and decoder).
       devices: all of them unless given. If they span slices, `data` does, slowest first.
+      slices: how many; the devices say so themselves, unless they are pretended.
     Raises:
       ValueError: if there is no such mesh; names the nearest.
     """
     devices = jax.devices() if devices is None else list(devices)
-    slices = len({getattr(d, "slice_index", 0) or 0 for d in devices})
+    found = len({getattr(d, "slice_index", 0) or 0 for d in devices})
+    slices = found if slices is None else slices
     wanted = (len(devices) // max(1, fsdp * tensor) if data is None else data, fsdp, tensor)
     possible = _possible_meshes(len(devices), slices, heads)
     if wanted not in possible:
@@ -82,9 +85,11 @@ def make_mesh(
             f"{given}: {'; '.join(rules)}. The nearest possible mesh is "
             f"data={nearest[0]}, fsdp={nearest[1]}, tensor={nearest[2]}."
         )
-    if slices > 1:
+    if found > 1:
         within = (wanted[0] // slices, *wanted[1:])
-        grid = mesh_utils.create_hybrid_device_mesh(within, (slices, 1, 1), devices)
+        grid = mesh_utils.create_hybrid_device_mesh(
+            within, (slices, 1, 1), devices, allow_split_physical_axes=True
+        )
     elif devices[0].platform == "tpu":
         grid = mesh_utils.create_device_mesh(wanted, devices, allow_split_physical_axes=True)
     else:  # no network to follow
@@ -117,10 +122,12 @@ def check_batch(mesh: Mesh, batch_size: int, *, repeat: int = 1, accumulation: i
     Raises:
       ValueError: if not; names the nearest batch size.
     """
-    ways = mesh.shape["data"] * mesh.shape["fsdp"]
-    unit = ways * repeat * max(1, accumulation)
     if accumulation < 1:
         raise ValueError(f"optimizer.accumulation={accumulation} must be at least 1 micro-batch.")
+    if repeat < 1:
+        raise ValueError(f"data.repeat={repeat} must be at least 1 crop of each video.")
+    ways = mesh.shape["data"] * mesh.shape["fsdp"]
+    unit = ways * repeat * accumulation
     if batch_size < 1 or batch_size % unit:
         factors = [f"{ways} ways that the mesh splits clips (data x fsdp)"]
         factors += [f"data.repeat={repeat}"] * (repeat > 1)

@@ -85,11 +85,18 @@ def facts(config: Any, machine: chips.Topology) -> dict[str, Any]:
 
     from vmae_jax import assembly, sharding
     from vmae_jax.plan import collectives, traffic
+    from vmae_jax.vit import Compute, resolve_attention
 
-    if machine.device.platform == "gpu" and config.compute.attention == "cudnn":
-        config.compute.attention = "xla"  # the kernel compiles for GPUs only
+    pretended: dict[str, Any] = {}
+    if machine.device.platform == "gpu":  # whose kernels compile on GPUs only
+        model = assembly.make_model_config(config)
+        compute, _ = resolve_attention(Compute(**config.compute), model, "gpu")
+        pretended["attention"] = compute.attention
+        config.compute.attention = "xla"
     started = time.perf_counter()
-    steps = assembly.make_steps(config, num_records=None, devices=devices(machine))
+    steps = assembly.make_steps(
+        config, num_records=None, devices=devices(machine), slices=machine.num_slices
+    )
     with jax.set_mesh(steps.mesh):
         lowered = steps.train.lower(steps.state, steps.batch)
     traced = time.perf_counter()
@@ -105,6 +112,7 @@ def facts(config: Any, machine: chips.Topology) -> dict[str, Any]:
     flows = traffic.classify(collectives.find(text), sides, mesh, machine.num_slices)
     return {
         **description(config, steps, mesh),
+        **pretended,
         "device_kind": steps.mesh.devices.flat[0].device_kind,
         "pallas_calls": len(re.findall(r'custom_call_target="tpu_custom_call"', text)),
         "memory": memory(compiled.memory_analysis()),
@@ -151,6 +159,7 @@ def description(config: Any, steps: Any, mesh: Mapping[str, int]) -> dict[str, A
         "clips_per_device": batch_size // (mesh["data"] * mesh["fsdp"]),
         "accumulation": config.optimizer.accumulation,
         "dtype": str(steps.compute.dtype),
+        "precision": steps.compute.precision,
         "remat": steps.compute.remat,
         "attention": steps.compute.attention,
         "num_steps": steps.schedule.num_steps,

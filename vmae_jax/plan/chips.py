@@ -32,6 +32,7 @@ class Chip(NamedTuple):
       devices_per_chip: that JAX counts.
       largest: devices of a slice (a node).
       source: of the figures.
+      flops_fp32: FLOP/s of full fp32; None: not told, as of TPUs, which make it of bf16 products.
     """
 
     platform: str
@@ -46,6 +47,7 @@ class Chip(NamedTuple):
     devices_per_chip: int = 1
     largest: int = 2**20
     source: str = ""
+    flops_fp32: float | None = None
 
 
 GiB = 2**30
@@ -73,14 +75,17 @@ CHIPS = {
     "a100": Chip(
         "gpu", 79.1 * GiB, 312e12, 2039e9, 300e9, 25e9, 16, largest=8,
         source="NVIDIA A100 80GB SXM data sheet; 200 Gb/s of InfiniBand for each GPU",
+        flops_fp32=19.5e12,
     ),
     "h100": Chip(
         "gpu", 79.1 * GiB, 989e12, 3350e9, 450e9, 50e9, 16, largest=8,
         source="NVIDIA H100 SXM data sheet; 400 Gb/s of InfiniBand for each GPU",
+        flops_fp32=67e12,
     ),
     "h200": Chip(
         "gpu", 139.8 * GiB, 989e12, 4800e9, 450e9, 50e9, 16, largest=8,
         source="NVIDIA H200 SXM data sheet; 400 Gb/s of InfiniBand for each GPU",
+        flops_fp32=67e12,
     ),
     "cpu": Chip("cpu", None, source="devices that XLA pretends"),
 }  # fmt: skip

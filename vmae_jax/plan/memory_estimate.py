@@ -2,8 +2,9 @@
 
     state + gradients + what the forward pass keeps for the backward + a block at work + pixels
 
-Sizes of arrays are exact; which of them live at the same time is what a fused attention kernel and
-a sensible compiler lead to expect, and what the TPU compiler was seen to do.
+Sizes of arrays are exact; which of them live at the same time is what a sensible compiler leads to
+expect, and what the TPU compiler was seen to do. Without a fused attention kernel the scores of all
+pairs of tokens are kept too, in fp32 and as they are multiplied with the values.
 """
 
 from __future__ import annotations
@@ -36,18 +37,24 @@ def peak_bytes(facts: Mapping[str, Any]) -> dict[str, float]:
     split = facts["mesh"]["tensor"]
     stacks = (
         (model["num_hidden_layers"], tokens - num_masked, model["hidden_size"],
-         model["intermediate_size"]),
+         model["intermediate_size"], model["num_attention_heads"]),
         (model["decoder_num_hidden_layers"], tokens, model["decoder_hidden_size"],
-         model["decoder_intermediate_size"]),
+         model["decoder_intermediate_size"], model["decoder_num_attention_heads"]),
     )  # fmt: skip
     kept = working = 0.0
-    for depth, n, width, mlp in stacks:
+    for depth, n, width, mlp, heads in stacks:
+        scores = (4 + number) * n * n * heads / split if facts["attention"] == "xla" else 0.0
         for table, size in ((_KEPT, number), (_KEPT_FP32, 4)):
             widths, mlps = table[facts["remat"]]
             # the input of a block, and norms, are whole on every device of the tensor axis
             kept += size * depth * n * (widths * width + mlps * mlp / split)
         # all of a block, and the gradient of each array beside it
-        working = max(working, 2 * n * (8 * width + 2 * mlp / split))
+        block = number * 2 * n * (8 * width + 2 * mlp / split)
+        if facts["remat"] == "none":
+            kept += depth * scores
+        else:
+            block += scores
+        working = max(working, block)
     values = model["tubelet_size"] * model["patch_size"] ** 2 * model["num_channels"]
     # fp32: pixels as tubelets; of the hidden ones predictions, targets and the loss's gradient
     pixels = 4 * values * (tokens + 3 * num_masked)
@@ -55,6 +62,6 @@ def peak_bytes(facts: Mapping[str, Any]) -> dict[str, float]:
         "state": float(sum(facts["state_bytes"].values()) + facts["batch_bytes"]),
         "gradients": float(facts["state_bytes"]["params"]),
         "kept": clips * kept,
-        "working": clips * working * number,
+        "working": clips * working,
         "pixels": clips * pixels,
     }

@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -190,7 +190,7 @@ def report(machine: chips.Topology, path: str, overrides: Sequence[str], result:
         "message": result.message,
         "needed_bytes": result.needed,
         "usable_bytes": chip.memory,
-        "estimated": estimated(machine),
+        "estimated": estimated(machine, result.facts),
         "facts": result.facts,
         "roofline": None,
         "peak_bytes": None,
@@ -203,13 +203,17 @@ def report(machine: chips.Topology, path: str, overrides: Sequence[str], result:
     return values
 
 
-def estimated(machine: chips.Topology) -> list[str]:
+def estimated(machine: chips.Topology, facts: Mapping[str, Any] | None) -> list[str]:
     """What of a plan is no more than an estimate, in words."""
     notes = []
     if machine.device.flops is not None:
         notes.append(
             "times: bounds from data sheets; the bytes of activations to and from memory are rough"
         )
+        if facts is not None and roofline.peak_flops(facts, machine.device) is None:
+            notes.append(
+                "times: products are counted as fast as bf16's; float32's take several times longer"
+            )
     if machine.device.platform == "gpu":
         notes.append(
             "memory: arguments are exact, the peak is an estimate (plan/memory_estimate.py); "
@@ -230,4 +234,9 @@ def batches(
     config = config_file.load(path, overrides)
     ways = machine.num_devices // max(1, config.mesh.tensor)
     unit = config.data.repeat * config.optimizer.accumulation
+    if unit < 1:
+        raise ValueError(
+            f"data.repeat={config.data.repeat} and "
+            f"optimizer.accumulation={config.optimizer.accumulation} must be at least 1."
+        )
     return unit, lambda units: f"--config.data.batch_size={units * unit * ways}"

@@ -183,7 +183,8 @@ def estimate(facts: Mapping[str, Any], chip: Chip, num_chips: int) -> dict[str, 
     fused = facts["attention"] in ("splash", "cudnn")
     done = step_flops(forward, facts["remat"], chip.unit, fused=fused)
     clips = facts["clips_per_device"] / facts["mesh"]["tensor"]
-    arithmetic = clips * done / chip.flops
+    peak = peak_flops(facts, chip) or chip.flops
+    arithmetic = clips * done / peak
     memory = memory_bytes(model, facts, tokens, num_masked) / chip.bandwidth
     networks = network_seconds(facts["flows"], chip)
     sending = sum(seconds or 0.0 for seconds in networks.values())
@@ -194,11 +195,18 @@ def estimate(facts: Mapping[str, Any], chip: Chip, num_chips: int) -> dict[str, 
         "padded_flops_per_clip": done,
         "seconds": {"arithmetic": arithmetic, "memory": memory, **networks},
         "step_s": list(steps),
-        "mfu": [clips * least / chip.flops / seconds for seconds in steps],
+        "mfu": [clips * least / peak / seconds for seconds in steps],
         "num_steps": facts["num_steps"],
         "days": days,
         "chip_hours": [24 * day * num_chips for day in days],
     }
+
+
+def peak_flops(facts: Mapping[str, Any], chip: Chip) -> float | None:
+    """FLOP/s in the dtype of the step; None if the chip's are not known."""
+    if facts["dtype"] == "bfloat16":
+        return chip.flops
+    return chip.flops_fp32 if facts["precision"] == "highest" else None
 
 
 def token_count(model: Mapping[str, Any]) -> int:

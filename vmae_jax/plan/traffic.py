@@ -127,6 +127,7 @@ def classify(
       num_slices: that the first axis runs over.
     """
     num_devices = math.prod(mesh[axis] for axis in AXES)
+    sizes = {math.prod(array) for array in sides}
     flows = []
     for collective in found:
         groups = collective.groups or (tuple(range(num_devices)),)
@@ -139,7 +140,10 @@ def classify(
         slices = max(len({device // per_slice for device in group}) for group in groups)
         parts: dict[str, list[Shape]] = collections.defaultdict(list)
         for shape in collective.shapes:
-            parts[_class(collective, shape, sides, axes, num_slices)].append(shape)
+            what = _class(collective, shape, sides, axes)
+            if what == "other" and num_slices > 1 and _is_packed(collective, shape, axes, sizes):
+                what = "gradients"
+            parts[what].append(shape)
         for what in sorted(parts, key=CLASSES.index):
             flows.append(
                 Flow(
@@ -163,7 +167,6 @@ def _class(
     shape: Shape,
     sides: set[tuple[int, ...]],
     axes: tuple[str, ...],
-    num_slices: int,
 ) -> str:
     if shape.size <= 1 or (collective.kind == "all-reduce" and shape.size <= MAX_SCALARS):
         return "scalars"
@@ -177,10 +180,25 @@ def _class(
         # it is the second half of a sum that was scattered first
         backward = "transpose(" in collective.op_name and collective.kind != "all-gather"
         return "gradients" if summed or backward or "data" in axes else "parameters"
-    if num_slices > 1 and shape.dims[1:] == TILE and "data" in axes:
-        # sums over slices are packed into whole tiles; those over clips are gradients
-        return "gradients" if summed or collective.kind == "all-gather" else "other"
     return "activations" if axes == ("tensor",) else "other"
+
+
+def _is_packed(
+    collective: Collective, shape: Shape, axes: tuple[str, ...], sizes: set[int]
+) -> bool:
+    """Whether it is a part of gradients on their way between slices, packed by the compiler: into
+    whole tiles, or small ones behind a large one.
+
+    What it made itself bears no operation's name. What a part of the mesh sums over clips are
+    gradients; what is gathered over clips must be as large as a parameter, or in whole tiles.
+    """
+    if not shape.dtype.startswith(("f", "bf")) or "tensor" in axes:
+        return False
+    tiles = shape.dims[1:] == TILE and "data" in axes
+    if collective.kind in ("all-reduce", "reduce-scatter"):
+        return tiles or not collective.op_name
+    fits = not collective.op_name and "data" in axes and shape.size in sizes
+    return collective.kind == "all-gather" and (tiles or fits)
 
 
 def _peers(num_devices: int, num_slices: int) -> tuple[tuple[int, ...], ...]:
