@@ -58,6 +58,7 @@ def start():
         (OSError(errno.EDQUOT, "Disk quota exceeded"), 78),
         (TooManyBadClips("500 of 1000"), 78),
         (WorkdirInUse("workdir='a'"), 78),
+        (ImportError("Please install gcsfs to access Google Storage"), 78),
         (OSError(errno.EIO, "Input/output error"), 70),
         (ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"), 70),
         (RuntimeError("anything"), 70),

@@ -9,12 +9,14 @@ import json
 import math
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
 import time
 import types
 
+import gcs_server
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -355,6 +357,37 @@ def test_a_preempted_run_saves_ends_with_75_and_loses_no_step(finished, tmp_path
     assert (tmp_path / "checkpoints" / str(last) / "_CHECKPOINT_METADATA").exists()
     train.main(tiny_config(), str(tmp_path))
     assert read_losses(tmp_path) == read_losses(finished[0])
+
+
+def test_a_run_on_a_bucket_is_started_again_and_ends_the_same(finished):
+    """Through gcsfs and TensorStore themselves, from a bucket with nothing in it."""
+    with gcs_server.start() as server:
+        process = subprocess.Popen(
+            [*command("gs://bucket/run"), "--supervise=1"],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            env={**ENVIRONMENT, **server.environment},
+        )  # fmt: skip
+        deadline = time.monotonic() + 200
+        while "run/checkpoints/8/commit_success.txt" not in server.objects:
+            assert process.poll() is None, process.stdout.read()[-3000:]
+            assert time.monotonic() < deadline, sorted(server.objects)
+            time.sleep(0.02)
+        children = pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
+        os.kill(int(children.split()[0]), signal.SIGKILL)
+        output, _ = process.communicate(timeout=200)
+        found = dict(server.objects)
+    assert process.returncode == 0, output[-3000:]
+    assert re.search(r"killed by SIGKILL at step [1-9]\d*; restart 1 of 1", output)
+    assert {name.split("/")[2] for name in found if name.startswith("run/checkpoints/")} == {
+        path.name for path in (finished[0] / "checkpoints").iterdir()
+    }
+    last = f"checkpoints/{NUM_STEPS}/_CHECKPOINT_METADATA"
+    prints = [
+        re.search(r'"fingerprint": ?({[^}]*})', text)[1]
+        for text in (found[f"run/{last}"].decode(), (finished[0] / last).read_text())
+    ]
+    assert prints[0] == prints[1]
+    assert "run/pictures/loss.png" in found
 
 
 def test_an_evaluation_that_preemption_put_off_is_made_up_for(finished, tmp_path, monkeypatch):

@@ -71,7 +71,7 @@ def exit_code(error: BaseException) -> int:
         return NON_FINITE
     if errno_of(error) in _DISK or isinstance(error, (TooManyBadClips, WorkdirInUse)):
         return SETTINGS
-    if isinstance(error, (ValueError, TypeError)) and not _STATUS.match(str(error)):
+    if isinstance(error, (ValueError, TypeError, ImportError)) and not _STATUS.match(str(error)):
         return SETTINGS
     return CRASH
 
