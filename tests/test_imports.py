@@ -157,6 +157,7 @@ MAY_IMPORT = {
     "running.health": {"running.appended_file", "data.storage"},
     "data.clips": set(),
     "data.decoders": {
+        "data.storage",
         "data.pyav_reader",
         "data.decord_reader",
         "data.torchcodec_reader",
@@ -205,6 +206,7 @@ MAY_IMPORT = {
         "plan.chips",
         "config_file",
         "assembly",
+        "vit",
         "plan.collectives",
         "masking",
         "sharding",
