@@ -22,8 +22,10 @@ PATH = re.compile(r"/(?:(upload|download)/)?storage/v1/b/([^/]+)(?:/o(?:/(.+))?)
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Attributes:
-    objects: name -> bytes.
+    """The store.
+
+    Attributes:
+      objects: name -> bytes.
     """
 
     daemon_threads = True

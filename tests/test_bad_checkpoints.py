@@ -13,9 +13,11 @@ import os
 import tracemalloc
 import zipfile
 
+import jax
 import numpy as np
 import pytest
 import safetensors.numpy
+from flax import nnx
 from published_layouts import (
     SMALL,
     mmaction2,
@@ -535,7 +537,11 @@ def test_weights_that_are_no_floats_are_refused_before_any_is_read(dtype, tmp_pa
 def test_integers_in_a_part_that_is_dropped_do_no_harm(tmp_path):
     state = v1_finetuned(SMALL) | {"head.bias": torch.arange(7)}
     torch.save({"model": state}, tmp_path / "x.pth")
-    MODEL.from_pretrained(tmp_path / "x.pth", **INPUT)
+    model = MODEL.from_pretrained(tmp_path / "x.pth", **INPUT)
+    torch.save({"model": v1_finetuned(SMALL)}, tmp_path / "floats.pth")
+    floats = MODEL.from_pretrained(tmp_path / "floats.pth", **INPUT)
+    for found, expected in zip(*map(jax.tree.leaves, map(nnx.state, (model, floats))), strict=True):
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_integers_in_safetensors_are_refused(folder):

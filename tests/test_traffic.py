@@ -145,6 +145,8 @@ def test_between_slices_small_gradients_travel_behind_a_large_one():
     assert classes("reduce-scatter", behind, **{**within, "num_slices": 1}) == ["other"]
     tensor = {**within, "mesh": (2, 2, 2), "groups": ((0, 1), (2, 3), (4, 5), (6, 7))}
     assert classes("reduce-scatter", behind, **tensor) == ["activations"]
+    clips_too = {**within, "mesh": (2, 1, 4), "groups": ((0, 1, 2, 3, 4, 5, 6, 7),)}
+    assert classes("all-reduce", [("bf16", (144, 8, 128))], **clips_too) == ["gradients"]
 
 
 def test_what_is_gathered_along_data_is_the_rest_of_a_sum():

@@ -316,16 +316,13 @@ def test_a_bad_held_out_clip_ends_the_run_unless_it_may_be_left_out():
 
 
 def test_a_step_that_is_too_large_is_a_setting_to_change():
-    class Steps:
-        batch = None
-        train = property(lambda self: self)
-        lower = lambda self, *_: self  # noqa: E731
+    def compile_step():
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 18 GB of 15 GB\nmore")
 
-        def compile(self):
-            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 18 GB of 15 GB\nmore")
-
+    lowered = types.SimpleNamespace(compile=compile_step)
+    step = types.SimpleNamespace(lower=lambda *_: lowered)
     with pytest.raises(ValueError, match=r"data\.batch_size.*: 18 GB of 15 GB$") as caught:
-        train.compile_steps(Steps(), None)
+        train.compile_steps(types.SimpleNamespace(train=step, batch=None), None)
     assert exit_code(caught.value) == SETTINGS
 
 

@@ -35,7 +35,7 @@ _UNREAD = (
 _UNREAD_STATUS = re.compile(
     "RESOURCE_EXHAUSTED|(UNAVAILABLE|DEADLINE_EXCEEDED|UNAUTHENTICATED|PERMISSION_DENIED): "
 )
-_STORES = ("gcsfs", "google", "aiohttp", "requests", "urllib3")  # whose errors are no OSErrors
+_STORES = ("gcsfs", "google", "aiohttp", "requests")  # whose errors are no OSErrors
 
 
 class CheckpointError(RuntimeError):

@@ -189,10 +189,11 @@ def _is_packed(
     """Whether it is a part of gradients on their way between slices, packed by the compiler: into
     whole tiles, or small ones behind a large one.
 
-    What it made itself bears no operation's name. What a part of the mesh sums over clips are
-    gradients; what is gathered over clips must be as large as a parameter, or in whole tiles.
+    What it made itself bears no operation's name. What is summed over clips, which data and fsdp
+    split, are gradients; what is gathered over data must be as large as a parameter, or in whole
+    tiles.
     """
-    if not shape.dtype.startswith(("f", "bf")) or "tensor" in axes:
+    if not shape.dtype.startswith(("f", "bf")) or not {"data", "fsdp"} & set(axes):
         return False
     tiles = shape.dims[1:] == TILE and "data" in axes
     if collective.kind in ("all-reduce", "reduce-scatter"):
