@@ -43,14 +43,13 @@ from vmae_jax.data.samples import (
     RandomClip,
     bad_clips_file,
 )
-from vmae_jax.data.sources import VideoSource, cached
-from vmae_jax.data.storage import local_folder
-from vmae_jax.initial_params import initial_params
+from vmae_jax.data.sources.source import VideoSource, cached
+from vmae_jax.files.storage import local_folder
 from vmae_jax.masking import MASKS
+from vmae_jax.processes import distributed
+from vmae_jax.processes.distributed import by_main, is_main
+from vmae_jax.processes.exit_codes import CRASH, DONE, describe, exit_code
 from vmae_jax.reconstruction import gain, psnr, reconstruct
-from vmae_jax.running import distributed
-from vmae_jax.running.distributed import by_main, is_main
-from vmae_jax.running.exit_codes import CRASH, DONE, describe, exit_code
 from vmae_jax.running.goodput import Goodput
 from vmae_jax.running.health import Health
 from vmae_jax.running.profiling import Profile
@@ -64,6 +63,7 @@ from vmae_jax.running.workdir import (
 )
 from vmae_jax.running.workdir_lock import lock_workdir
 from vmae_jax.running.writer import MetricWriter, Progress
+from vmae_jax.weights.initial_params import initial_params
 
 logger = logging.getLogger("train")
 
@@ -513,7 +513,7 @@ flags_supervise = flags.DEFINE_integer(
     "supervise",
     0,
     "Start the run again, up to so many times in a row without progress, when it is preempted or "
-    "crashes. Exit codes: vmae_jax/running/exit_codes.py.",
+    "crashes. Exit codes: vmae_jax/processes/exit_codes.py.",
 )
 flags_evaluate = flags.DEFINE_bool(
     "evaluate", False, "Only measure the newest checkpoint on the held-out clips."

@@ -182,15 +182,15 @@ def make_videos(folder: Path, count: int, seconds: int) -> list[dict]:
 
 
 def mp4_source(folder: Path, data: str):
-    from vmae_jax.data.sources import VideoRecord, VideoSource
+    from vmae_jax.data.sources.source import VideoRecord, VideoSource
 
     return VideoSource([VideoRecord(str(path), path.name) for path in videos(folder, data)])
 
 
 def prepare_sets(folder: Path) -> dict:
     """Makes the folders of PREPARED; per folder the bytes, and those of its videos."""
-    from vmae_jax.data.preparation import prepare
-    from vmae_jax.data.video_encoding import Settings
+    from vmae_jax.data.prepared.preparation import prepare
+    from vmae_jax.data.prepared.video_encoding import Settings
 
     found = {}
     for name, (short_side, frame_step) in PREPARED.items():
@@ -206,7 +206,7 @@ def prepare_sets(folder: Path) -> dict:
 
 def time_preparation(folder: Path, name: str) -> dict:
     """CPU s per video, each."""
-    from vmae_jax.data.video_encoding import Settings, encoded_video
+    from vmae_jax.data.prepared.video_encoding import Settings, encoded_video
 
     short_side, frame_step = PREPARED[name]
     settings = Settings(frame_step=frame_step, short_side=short_side)
@@ -224,10 +224,10 @@ def final_crop_psnr(folder: Path, name: str, numbers: Sequence[int]) -> dict:
     import decord
     from PIL import Image
 
-    from vmae_jax.data.augment import sample_crop_box
-    from vmae_jax.data.clips import pretraining_indices
-    from vmae_jax.data.prepared import PreparedSource
+    from vmae_jax.data.prepared.source import PreparedSource
     from vmae_jax.data.samples import RandomClip, sample_rng
+    from vmae_jax.data.video.augment import sample_crop_box
+    from vmae_jax.data.video.clips import pretraining_indices
 
     source, paths = PreparedSource(folder / name), videos(folder, str(PREPARED[name][0]))
     make = RandomClip(source, NUM_FRAMES, 4, IMAGE_SIZE)
@@ -278,9 +278,9 @@ class OfficialClips:
         import torch
         from PIL import Image
 
-        from vmae_jax.data.augment import sample_crop_box
-        from vmae_jax.data.clips import pretraining_indices
         from vmae_jax.data.samples import record_index, sample_rng
+        from vmae_jax.data.video.augment import sample_crop_box
+        from vmae_jax.data.video.clips import pretraining_indices
 
         path = self._paths[record_index(SEED, d, NUM_RECORDS) % len(self._paths)]
         mark = self._marks()
@@ -349,8 +349,8 @@ class OfficialLoader:
 
 def our_source(folder: Path, data: str):
     """A source that pretends to have NUM_RECORDS videos."""
-    from vmae_jax.data.prepared import PreparedSource
-    from vmae_jax.data.sources import VideoRecord, VideoSource
+    from vmae_jax.data.prepared.source import PreparedSource
+    from vmae_jax.data.sources.source import VideoRecord, VideoSource
 
     class Repeated(VideoSource):
         needs_isolation = False

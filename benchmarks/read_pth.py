@@ -91,7 +91,7 @@ def write_checkpoint(path: str) -> dict:
 
 
 def our_reader(path: str):
-    from vmae_jax.torch_file import open_torch_file
+    from vmae_jax.weights.torch_file import open_torch_file
 
     def read():
         with open_torch_file(path) as file:

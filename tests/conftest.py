@@ -71,7 +71,7 @@ def random_model():
     import numpy as np
     from flax import nnx
 
-    from vmae_jax import layouts
+    from vmae_jax.weights import layouts
 
     def draw(rng, path, shape):
         noise = rng.standard_normal(shape)

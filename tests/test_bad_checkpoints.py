@@ -28,7 +28,7 @@ from published_layouts import (
 )
 
 import vmae_jax
-from vmae_jax import layouts, pretrained
+from vmae_jax.weights import layouts, pretrained
 
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.usefixtures("hasty_compiler")

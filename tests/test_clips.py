@@ -3,7 +3,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from vmae_jax.data.clips import (
+from vmae_jax.data.video.clips import (
     SHORT_RULES,
     centre_indices,
     dense_centre_indices,

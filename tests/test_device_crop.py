@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from vmae_jax import VideoMAEConfig, objectives, training
-from vmae_jax.data.augment import crop_and_resize as crop_on_host
-from vmae_jax.data.augment import sample_crop_box
+from vmae_jax.data.video.augment import crop_and_resize as crop_on_host
+from vmae_jax.data.video.augment import sample_crop_box
 from vmae_jax.device_crop import crop_and_resize
 from vmae_jax.vit import Compute
 

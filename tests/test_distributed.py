@@ -14,15 +14,15 @@ import time
 import pytest
 from process_group import ProcessGroup, free_port
 
-from vmae_jax.running import distributed, roll_call
-from vmae_jax.running.roll_call import MissingProcesses, Place, call_roll
+from vmae_jax.processes import distributed, roll_call
+from vmae_jax.processes.roll_call import MissingProcesses, Place, call_roll
 
 # A trainer in small: all processes add up one number a step, over the devices.
 TRAINER = """
 import logging, os, sys, time
 logging.basicConfig(level=logging.INFO)
 from vmae_jax.running import distributed
-from vmae_jax.running.exit_codes import exit_code
+from vmae_jax.processes.exit_codes import exit_code
 from vmae_jax.running.run_control import Preempted, Preemption
 
 def main():

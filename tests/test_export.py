@@ -21,8 +21,9 @@ from published_layouts import (
 )
 
 import vmae_jax
-from vmae_jax import atomic, export, layouts
 from vmae_jax.checkpoints import checkpoint
+from vmae_jax.files import atomic
+from vmae_jax.weights import export, layouts
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

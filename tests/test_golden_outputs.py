@@ -27,7 +27,7 @@ from vmae_jax import (
     VideoMAEForVideoClassification,
     VideoMAEImageProcessor,
 )
-from vmae_jax.torch_file import open_torch_file
+from vmae_jax.weights.torch_file import open_torch_file
 
 # From transformers' conversion script and its tests of VideoMAE. The clip was not normalised with
 # the checkpoints' own statistics there.

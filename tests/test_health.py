@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from vmae_jax.running.exit_codes import NON_FINITE, exit_code
+from vmae_jax.processes.exit_codes import NON_FINITE, exit_code
 from vmae_jax.running.health import LAG, Health, NonFinite
 
 

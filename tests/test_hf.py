@@ -16,9 +16,9 @@ import pytest
 from flax import nnx
 
 import vmae_jax
-from vmae_jax import layouts
-from vmae_jax.hf import _warn_of_first_token_pooling
+from vmae_jax.huggingface.models import _warn_of_first_token_pooling
 from vmae_jax.videomae import VideoMAE
+from vmae_jax.weights import layouts
 
 pytestmark = pytest.mark.usefixtures("hasty_compiler")
 

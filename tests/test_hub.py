@@ -13,7 +13,7 @@ import hub_server
 import pytest
 from hub_server import Repository, commit_hash, repository
 
-from vmae_jax import hub
+from vmae_jax.weights import hub
 
 SAFE = {"model.safetensors": b"safe" * 1000}
 BIN = {"pytorch_model.bin": b"bin" * 1000}

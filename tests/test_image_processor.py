@@ -22,8 +22,8 @@ from hub_server import Repository, commit_hash
 from PIL import Image
 
 import vmae_jax
-from vmae_jax import VideoMAEImageProcessor, objectives
-from vmae_jax.image_processor import PROCESSOR_FILE, ChannelDimension
+from vmae_jax import VideoMAEImageProcessor, patches
+from vmae_jax.huggingface.image_processor import PROCESSOR_FILE, ChannelDimension
 
 SMALL = {"size": {"shortest_edge": 16}, "crop_size": {"height": 16, "width": 16}}
 AS_IS = dict.fromkeys(("do_resize", "do_center_crop", "do_rescale", "do_normalize"), False)
@@ -295,9 +295,9 @@ def test_training_computes_the_same_on_the_device(statistics):
         **{name: np.broadcast_to(value, 3).tolist() for name, value in statistics.items()},
     )
     video = frames_of((16, 32), 8).reshape(2, 4, 16, 32, 3)
-    tubelets = objectives.patchify(jnp.asarray(video), 2, 8)
-    tubelets = objectives.normalize(objectives.scale_pixels(tubelets), config)
-    ours = objectives.unpatchify(tubelets, config.grid, 2, 8)
+    tubelets = patches.patchify(jnp.asarray(video), 2, 8)
+    tubelets = patches.normalize(patches.scale_pixels(tubelets), config)
+    ours = patches.unpatchify(tubelets, config.grid, 2, 8)
     processor = VideoMAEImageProcessor(do_resize=False, do_center_crop=False, **statistics)
     expected = processor(video, return_tensors="np", data_format="channels_last").pixel_values
     assert ours.dtype == expected.dtype == np.float32

@@ -118,7 +118,7 @@ def test_every_form_of_import_is_read():
         if TYPE_CHECKING:
             import torch
         def later():
-            from vmae_jax.layouts import save
+            from vmae_jax.weights.layouts import save
     """
     assert set(imported_names(textwrap.dedent(source))) == {
         ("os", None),
@@ -126,7 +126,7 @@ def test_every_form_of_import_is_read():
         ("vmae_jax", "config"),
         ("vmae_jax.masking", "Mask"),
         ("vmae_jax", "hf"),
-        ("vmae_jax.layouts", "save"),
+        ("vmae_jax.weights.layouts", "save"),
     }
     assert direct_imports("videomae")[0] == {"vit", "config", "masking", "randomness"}
     assert "jax" not in direct_imports("config")[1]
@@ -252,7 +252,7 @@ def test_importing_the_package_does_not_load_jax():
 
 
 def test_importing_the_sources_does_not_load_jax():
-    loaded = modules_loaded_by("import vmae_jax.data.sources, vmae_jax.data.clips")
+    loaded = modules_loaded_by("import vmae_jax.data.sources.source, vmae_jax.data.video.clips")
     assert not {"jax", "flax", "grain", "torch"} & loaded
 
 

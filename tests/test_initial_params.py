@@ -13,12 +13,12 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import vmae_jax
-from vmae_jax import export, layouts
 from vmae_jax.checkpoints.fingerprints import named_leaves
 from vmae_jax.config import VideoMAEConfig
-from vmae_jax.initial_params import ENCODER, initial_params
 from vmae_jax.training import make_model
 from vmae_jax.vit import Compute
+from vmae_jax.weights import export, layouts
+from vmae_jax.weights.initial_params import ENCODER, initial_params
 
 pytestmark = pytest.mark.usefixtures("hasty_compiler")
 

@@ -21,9 +21,9 @@ from published_layouts import (
 )
 
 import vmae_jax
-from vmae_jax import export
 from vmae_jax.__main__ import main
-from vmae_jax.torch_pickle import LazyTensor
+from vmae_jax.weights import export
+from vmae_jax.weights.torch_pickle import LazyTensor
 
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.usefixtures("hasty_compiler")

@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 import video_corpus
 
-from vmae_jax.data import isolation
-from vmae_jax.data.decoders import VideoError
-from vmae_jax.data.isolation import ChildDied, Isolated
 from vmae_jax.data.samples import RandomClip
-from vmae_jax.data.sources import VideoRecord, VideoSource
+from vmae_jax.data.sources.source import VideoRecord, VideoSource
+from vmae_jax.data.video.decoders import VideoError
+from vmae_jax.processes import isolation
+from vmae_jax.processes.isolation import ChildDied, Isolated
 
 ARRAYS = {
     "video": np.random.default_rng(0).integers(0, 256, (3, 5, 7, 3), np.uint8),
@@ -273,7 +273,7 @@ def test_a_childs_output_does_not_reach_the_channel(isolated, capfd):
 def test_a_child_imports_neither_jax_nor_the_main_script(isolated):
     result = isolated(modules)()
     assert not {"jax", "flax", "grain"} & set(result["names"])
-    assert result["main"] == "vmae_jax.data.isolation"
+    assert result["main"] == "vmae_jax.processes.isolation"
     assert set(filter(None, sys.path)) <= set(result["path"])
 
 
@@ -310,7 +310,7 @@ def test_children_ignore_the_signals_that_are_the_trainers(isolated):
 PARENT = """
 import sys, threading
 import test_isolation
-from vmae_jax.data.isolation import Isolated
+from vmae_jax.processes.isolation import Isolated
 function = Isolated(test_isolation.process_id, timeout=60)
 print(function()["pid"], flush=True)
 hanging = Isolated(test_isolation.misbehave, timeout=600)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from vmae_jax.running import exit_codes
+from vmae_jax.processes import exit_codes
 
 ROOT = Path(__file__).parents[1]
 LAUNCH = ROOT / "launch"

@@ -17,7 +17,7 @@ import safetensors.numpy
 from flax import nnx
 
 import vmae_jax
-from vmae_jax import export, layouts, pretrained
+from vmae_jax.weights import export, layouts, pretrained
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -252,7 +252,7 @@ def test_files_of_another_class_load_and_the_log_tells_what_is_missing(
     source, target, options, notes, saved, caplog
 ):
     directory, model = saved(source)
-    with caplog.at_level(logging.WARNING, "vmae_jax.hf"):
+    with caplog.at_level(logging.WARNING, "vmae_jax.huggingface.models"):
         loaded = getattr(vmae_jax, target).from_pretrained(directory, rngs=nnx.Rngs(1), **options)
     assert len([r for r in caplog.records if "from" in r.message and target in r.message]) == 1
     for note in notes:

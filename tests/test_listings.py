@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 
 from vmae_jax.data.datasets import make_source
-from vmae_jax.data.listings import LIST_FORMATS, distinct
+from vmae_jax.data.sources.listings import LIST_FORMATS, distinct
 
 
 def listed(tmp_path, text, split="train", **options):

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from vmae_jax.data import storage
 from vmae_jax.data.datasets import make_source
+from vmae_jax.files import storage
 
 ROWS = [
     {"path": "a, b.mp4", "label": 2, "start": 1.5, "end": 4},
@@ -166,7 +166,7 @@ def test_other_kinds_of_files_are_refused(tmp_path):
 
 
 def test_files_that_are_too_large_are_not_read(tmp_path, monkeypatch):
-    monkeypatch.setattr("vmae_jax.data.manifests.MAX_LIST_BYTES", 10)
+    monkeypatch.setattr("vmae_jax.data.sources.manifests.MAX_LIST_BYTES", 10)
     monkeypatch.setattr(storage, "open", None, raising=False)
     with pytest.raises(ValueError, match="bytes, above 10"):
         opened(tmp_path, ROWS)

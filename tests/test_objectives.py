@@ -8,19 +8,15 @@ from flax import nnx
 
 from vmae_jax import randomness
 from vmae_jax.config import VideoMAEConfig
+from vmae_jax.losses import LOSSES, classification_loss, mean_loss
 from vmae_jax.masking import MASKS
-from vmae_jax.objectives import (
-    LOSSES,
-    OBJECTIVES,
-    classification_loss,
+from vmae_jax.objectives import OBJECTIVES, make_objective, pretraining_objective
+from vmae_jax.patches import (
     denormalize,
-    make_objective,
-    mean_loss,
     normalize,
     patch_statistics,
     patchify,
     pixel_targets,
-    pretraining_objective,
     scale_pixels,
     unpatchify,
 )

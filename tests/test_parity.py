@@ -15,9 +15,9 @@ import pytest
 from flax import nnx
 
 import vmae_jax
-from vmae_jax import export, layouts
 from vmae_jax.activations import ACTIVATIONS
 from vmae_jax.vit import Compute, layer_norm, sincos_table
+from vmae_jax.weights import export, layouts
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

@@ -12,7 +12,7 @@ from PIL import Image
 from vmae_jax import pictures, reconstruction
 from vmae_jax.config import VideoMAEConfig
 from vmae_jax.masking import MASKS, Mask
-from vmae_jax.objectives import patchify
+from vmae_jax.patches import patchify
 from vmae_jax.videomae import VideoMAE
 
 pytestmark = pytest.mark.usefixtures("hasty_compiler")

@@ -23,13 +23,13 @@ from video_corpus import encode, painted_numbers
 
 import vmae_jax
 from vmae_jax.__main__ import main
-from vmae_jax.data import preparation, shard_folder
-from vmae_jax.data.preparation import prepare
-from vmae_jax.data.prepared import PreparedSource
-from vmae_jax.data.progress import Progress, readable_bytes, readable_seconds
-from vmae_jax.data.sources import VideoRecord, VideoSource
-from vmae_jax.data.verification import damage, psnr_to_source
-from vmae_jax.data.video_encoding import Settings
+from vmae_jax.data.prepared import preparation, shard_folder
+from vmae_jax.data.prepared.preparation import prepare
+from vmae_jax.data.prepared.progress import Progress, readable_bytes, readable_seconds
+from vmae_jax.data.prepared.source import PreparedSource
+from vmae_jax.data.prepared.verification import damage, psnr_to_source
+from vmae_jax.data.prepared.video_encoding import Settings
+from vmae_jax.data.sources.source import VideoRecord, VideoSource
 
 VIDEOS, FRAMES = 12, 40
 SMALL = Settings(shard_size=3)
@@ -486,11 +486,11 @@ def test_video_encodings_keep_all_frames_by_default(videos, tmp_path):
 
 
 def test_decoding_processes_load_neither_jax_nor_torch():
-    script = "import sys, vmae_jax.data.video_encoding; print(*sys.modules)"
+    script = "import sys, vmae_jax.data.prepared.video_encoding; print(*sys.modules)"
     environment = {**os.environ, "PYTHONPATH": str(Path(vmae_jax.__file__).parent.parent)}
     command = [sys.executable, "-c", script]
     loaded = set(subprocess.check_output(command, env=environment, text=True).split())
-    assert "vmae_jax.data.video_encoding" in loaded
+    assert "vmae_jax.data.prepared.video_encoding" in loaded
     assert not {"jax", "flax", "grain", "torch", "tensorflow"} & loaded
 
 

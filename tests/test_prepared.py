@@ -19,12 +19,18 @@ import pytest
 from PIL import Image
 from video_corpus import encode, painted_numbers
 
-from vmae_jax.data.decoders import Limits, VideoError, open_video
-from vmae_jax.data.preparation import prepare
-from vmae_jax.data.prepared import PreparedSource
-from vmae_jax.data.prepared_record import StoredVideo, VideoFacts, record_bytes
-from vmae_jax.data.sources import VideoRecord, VideoSource, cached
-from vmae_jax.data.video_encoding import Settings, encoded_video, frame_phase, resized, stored_size
+from vmae_jax.data.prepared.preparation import prepare
+from vmae_jax.data.prepared.record import StoredVideo, VideoFacts, record_bytes
+from vmae_jax.data.prepared.source import PreparedSource
+from vmae_jax.data.prepared.video_encoding import (
+    Settings,
+    encoded_video,
+    frame_phase,
+    resized,
+    stored_size,
+)
+from vmae_jax.data.sources.source import VideoRecord, VideoSource, cached
+from vmae_jax.data.video.decoders import Limits, VideoError, open_video
 
 FRAMES, HEIGHT, WIDTH = 40, 48, 64
 SHARD = "shard-00000.array_record"

@@ -33,7 +33,7 @@ from published_layouts import (
 )
 
 import vmae_jax
-from vmae_jax import export, layouts, pretrained
+from vmae_jax.weights import export, layouts, pretrained
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -285,7 +285,7 @@ def test_heads_that_nothing_tells_must_be_given(tmp_path):
 def test_fine_tuning_from_an_official_file_lists_what_became_of_it(tmp_path, caplog):
     state = v1_pretraining(SMALL)
     save_v1(tmp_path / "x.pth", state)
-    with caplog.at_level(logging.WARNING, "vmae_jax.hf"):
+    with caplog.at_level(logging.WARNING, "vmae_jax.huggingface.models"):
         model = CLASSIFIER.from_pretrained(
             tmp_path / "x.pth", num_labels=5, rngs=nnx.Rngs(3), **input_options(SMALL)
         )
@@ -318,7 +318,7 @@ def test_other_class_counts_need_a_word_and_start_fresh(tmp_path, caplog):
         "ignore_mismatched_sizes=True",
     ):  # fmt: skip
         load(tmp_path / "x.pth", **options)
-    with caplog.at_level(logging.WARNING, "vmae_jax.hf"):
+    with caplog.at_level(logging.WARNING, "vmae_jax.huggingface.models"):
         model = load(tmp_path / "x.pth", ignore_mismatched_sizes=True, **options)
     assert "started classifier fresh" in caplog.text
     assert model.config.id2label == {0: "a", 1: "b"}

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 from bucket import mount
 
-from vmae_jax.data.storage import list_files
+from vmae_jax.files.storage import list_files
 from vmae_jax.running.profiling import Profile
 
 

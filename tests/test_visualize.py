@@ -14,7 +14,7 @@ from PIL import Image
 import vmae_jax
 from vmae_jax import __main__ as front
 from vmae_jax.config import VideoMAEConfig
-from vmae_jax.hf import VideoMAEForPreTraining, VideoMAEModel
+from vmae_jax.huggingface.models import VideoMAEForPreTraining, VideoMAEModel
 
 pytestmark = pytest.mark.usefixtures("hasty_compiler")
 

@@ -14,8 +14,8 @@ import pytest
 import safetensors
 import safetensors.numpy
 
-from vmae_jax import torch_file, weight_files
-from vmae_jax.weight_files import (
+from vmae_jax.weights import torch_file, weight_files
+from vmae_jax.weights.weight_files import (
     MAX_JSON_BYTES,
     WeightFileError,
     open_directory,
@@ -598,7 +598,7 @@ CHILD = """
     import json, os, signal, struct, sys
     import ml_dtypes
     import numpy as np
-    from vmae_jax.weight_files import MAX_JSON_BYTES, WeightFileError, open_safetensors
+    from vmae_jax.weights.weight_files import MAX_JSON_BYTES, WeightFileError, open_safetensors
 
     def peak():  # not ru_maxrss, which begins at what the parent had
         with open("/proc/self/status") as status:
@@ -826,6 +826,6 @@ def test_tensors_that_are_not_read_stay_on_disk(tmp_path):
 
 
 def test_neither_torch_nor_jax_is_loaded():
-    loaded = run_child("import sys, vmae_jax.weight_files; print(*sys.modules)").split()
-    assert "vmae_jax.weight_files" in loaded
+    loaded = run_child("import sys, vmae_jax.weights.weight_files; print(*sys.modules)").split()
+    assert "vmae_jax.weights.weight_files" in loaded
     assert not {"torch", "jax", "flax", "safetensors"} & set(loaded)

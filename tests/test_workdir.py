@@ -11,8 +11,8 @@ from ml_collections import ConfigDict
 from test_storage import bucket  # noqa: F401
 
 from configs import default
+from vmae_jax.processes.exit_codes import SETTINGS, exit_code
 from vmae_jax.running import workdir
-from vmae_jax.running.exit_codes import SETTINGS, exit_code
 
 
 def as_json(config: ConfigDict) -> dict:

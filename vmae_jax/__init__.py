@@ -18,11 +18,11 @@ __version__ = "0.1.0"
 
 _MODULE_OF = {
     "VideoMAEConfig": "config",
-    "VideoMAEModel": "hf",
-    "VideoMAEForPreTraining": "hf",
-    "VideoMAEForVideoClassification": "hf",
-    "VideoMAEImageProcessor": "image_processor",
-    "VideoMAEFeatureExtractor": "image_processor",
+    "VideoMAEModel": "huggingface.models",
+    "VideoMAEForPreTraining": "huggingface.models",
+    "VideoMAEForVideoClassification": "huggingface.models",
+    "VideoMAEImageProcessor": "huggingface.image_processor",
+    "VideoMAEFeatureExtractor": "huggingface.image_processor",
     "Mask": "masking",
     "tube_mask": "masking",
     "random_mask": "masking",
@@ -32,11 +32,17 @@ __all__ = list(_MODULE_OF)
 
 if TYPE_CHECKING:
     from vmae_jax.config import VideoMAEConfig as VideoMAEConfig
-    from vmae_jax.hf import VideoMAEForPreTraining as VideoMAEForPreTraining
-    from vmae_jax.hf import VideoMAEForVideoClassification as VideoMAEForVideoClassification
-    from vmae_jax.hf import VideoMAEModel as VideoMAEModel
-    from vmae_jax.image_processor import VideoMAEFeatureExtractor as VideoMAEFeatureExtractor
-    from vmae_jax.image_processor import VideoMAEImageProcessor as VideoMAEImageProcessor
+    from vmae_jax.huggingface.image_processor import (
+        VideoMAEFeatureExtractor as VideoMAEFeatureExtractor,
+    )
+    from vmae_jax.huggingface.image_processor import (
+        VideoMAEImageProcessor as VideoMAEImageProcessor,
+    )
+    from vmae_jax.huggingface.models import VideoMAEForPreTraining as VideoMAEForPreTraining
+    from vmae_jax.huggingface.models import (
+        VideoMAEForVideoClassification as VideoMAEForVideoClassification,
+    )
+    from vmae_jax.huggingface.models import VideoMAEModel as VideoMAEModel
     from vmae_jax.masking import Mask as Mask
     from vmae_jax.masking import frame_mask as frame_mask
     from vmae_jax.masking import random_mask as random_mask

@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 
 from vmae_jax import objectives, optim, sharding, training
 from vmae_jax.config import VideoMAEConfig
+from vmae_jax.errors import SettingError
 from vmae_jax.vit import Compute, resolve_attention
 
 
@@ -142,7 +143,7 @@ def make_schedule(config: Any, num_records: int | None) -> optim.Schedule:
     num_clips = num_records if data.num_clips is None else data.num_clips
     if num_clips is None:
         if schedule.num_steps is None or schedule.warmup_steps is None:
-            raise ValueError(
+            raise SettingError(
                 "data.num_clips=None: the length of an epoch is not known without the data set; "
                 "give data.num_clips, or schedule.num_steps and schedule.warmup_steps."
             )

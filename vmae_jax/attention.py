@@ -19,6 +19,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import AxisType, PartitionSpec
 
 from vmae_jax import sharding
+from vmae_jax.errors import SettingError
 
 IMPLEMENTATIONS = ("auto", "xla", "cudnn", "splash")
 # what a fused kernel runs on, computes in, and takes as head_dim: multiples of 8 up to a limit
@@ -65,7 +66,7 @@ def choose(name: str, *, platform: str, dtype, head_dims: Iterable[int] = ()) ->
       ValueError: if `name` is unknown or cannot work here; says why.
     """
     if name not in IMPLEMENTATIONS:
-        raise ValueError(f"attention={name!r} is unknown; choose from {IMPLEMENTATIONS}.")
+        raise SettingError(f"attention={name!r} is unknown; choose from {IMPLEMENTATIONS}.")
     dtype = jnp.dtype(dtype).name
     if name == "auto":
         kernels = [kernel for kernel, (where, *_) in FUSED.items() if where == platform]
@@ -76,7 +77,7 @@ def choose(name: str, *, platform: str, dtype, head_dims: Iterable[int] = ()) ->
                 return Choice(kernel, f"{platform.upper()}, {dtype}{shorter}")
         return Choice("xla", problem)
     if name != "xla" and (problem := _problem(name, platform, dtype, head_dims)):
-        raise ValueError(
+        raise SettingError(
             f"attention={name!r} cannot be used: {problem}; set attention='auto' or 'xla'."
         )
     return Choice(name, "as configured")
@@ -123,7 +124,9 @@ def dot_product_attention(
     if implementation == "splash":
         return _on_each_device(functools.partial(_splash, interpret), q, k, v)
     if implementation not in IMPLEMENTATIONS:
-        raise ValueError(f"attention={implementation!r} is unknown; choose from {IMPLEMENTATIONS}.")
+        raise SettingError(
+            f"attention={implementation!r} is unknown; choose from {IMPLEMENTATIONS}."
+        )
     mixed = jax.nn.dot_product_attention(q, k, v, implementation=implementation)
     return checkpoint_name(mixed, OUTPUT_NAME)
 
@@ -142,7 +145,7 @@ def _on_each_device(attend, q, k, v):
     batch_axes = tuple(axis for axis in sharding.CLIPS[0] if axis in sizes)
     ways = int(np.prod([sizes[axis] for axis in batch_axes]))
     if q.shape[0] % ways:
-        raise ValueError(
+        raise SettingError(
             f"a batch of {q.shape[0]} clips cannot be split over the {ways} devices of the mesh's "
             f"axes {batch_axes}; make it a multiple of {ways}, or set attention='xla'."
         )

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from vmae_jax.activations import ACTIVATIONS
+from vmae_jax.errors import SettingError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -144,12 +145,12 @@ class VideoMAEConfig:
         size = self.image_size
         if isinstance(size, Sequence) and not isinstance(size, str):
             if len(size) != 2:
-                raise ValueError(f"image_size={size!r} must be one int or (height, width).")
+                raise SettingError(f"image_size={size!r} must be one int or (height, width).")
             self._set(image_size=size[0] if size[0] == size[1] else tuple(size))
         patch = self.patch_size
         if isinstance(patch, Sequence) and not isinstance(patch, str):
             if len(set(patch)) != 1:
-                raise ValueError(f"patch_size={patch!r} must be square: give one int.")
+                raise SettingError(f"patch_size={patch!r} must be square: give one int.")
             self._set(patch_size=patch[0])
 
     def _settle_labels(self):
@@ -158,9 +159,11 @@ class VideoMAEConfig:
             try:
                 names = {int(k): v for k, v in names.items()}
             except (AttributeError, TypeError, ValueError) as error:
-                raise ValueError(f"id2label={names!r} must map class numbers to names.") from error
+                raise SettingError(
+                    f"id2label={names!r} must map class numbers to names."
+                ) from error
             if self.num_labels is not None and self.num_labels != len(names):
-                raise ValueError(
+                raise SettingError(
                     f"num_labels={self.num_labels} contradicts id2label with {len(names)} entries; "
                     "give one of them, or make them agree."
                 )
@@ -168,7 +171,7 @@ class VideoMAEConfig:
         if self.num_labels is None:
             self._set(num_labels=2)
         if not _is_int(self.num_labels) or not 0 <= self.num_labels <= MAX_LABELS:
-            raise ValueError(
+            raise SettingError(
                 f"num_labels={self.num_labels!r} must be an integer from 0 to {MAX_LABELS}."
             )
         if names is None:
@@ -178,7 +181,7 @@ class VideoMAEConfig:
 
     def _settle_pixel_statistics(self):
         if not _is_int(self.num_channels) or self.num_channels < 1:
-            raise ValueError(f"num_channels={self.num_channels!r} must be a positive integer.")
+            raise SettingError(f"num_channels={self.num_channels!r} must be a positive integer.")
         rgb = self.num_channels == 3
         if self.image_mean is None:
             self._set(image_mean=IMAGENET_MEAN if rgb else (0.0,) * self.num_channels)
@@ -188,32 +191,32 @@ class VideoMAEConfig:
             values = getattr(self, name)
             per_channel = isinstance(values, Sequence) and len(values) == self.num_channels
             if not per_channel or not all(map(_is_number, values)):
-                raise ValueError(
+                raise SettingError(
                     f"{name}={values} must be {self.num_channels} numbers, one per channel."
                 )
             self._set(**{name: tuple(values)})
         if min(self.image_std) <= 0:
-            raise ValueError(f"image_std={self.image_std} must be positive.")
+            raise SettingError(f"image_std={self.image_std} must be positive.")
 
     def _check(self):
         for name in _POSITIVE:
             value = getattr(self, name)
             if not _is_int(value) or value < 1:
-                raise ValueError(f"{name}={value!r} must be a positive integer.")
+                raise SettingError(f"{name}={value!r} must be a positive integer.")
         for name in _FLAGS:
             if not isinstance(getattr(self, name), bool):
-                raise ValueError(f"{name}={getattr(self, name)!r} must be True or False.")
+                raise SettingError(f"{name}={getattr(self, name)!r} must be True or False.")
         for name in _RATES:
             value = getattr(self, name)
             if not _is_number(value) or not 0 <= value < 1:
-                raise ValueError(f"{name}={value!r} must be in [0, 1).")
+                raise SettingError(f"{name}={value!r} must be in [0, 1).")
         for name in (*_EPSILONS, "initializer_range"):
             value = getattr(self, name)
             if not _is_number(value) or value <= 0:
-                raise ValueError(f"{name}={value!r} must be a positive number.")
+                raise SettingError(f"{name}={value!r} must be a positive number.")
         for side, pixels in zip(("height", "width"), self.frame_size, strict=True):
             if not _is_int(pixels) or pixels < 1 or pixels % self.patch_size:
-                raise ValueError(
+                raise SettingError(
                     f"image_size={self.image_size!r} has a {side} that is not a positive multiple "
                     f"of patch_size={self.patch_size}; choose e.g. "
                     f"{max(1, round(pixels / self.patch_size)) * self.patch_size}."
@@ -221,7 +224,7 @@ class VideoMAEConfig:
                     else f"image_size={self.image_size!r} must be one int or (height, width)."
                 )
         if self.num_frames % self.tubelet_size:
-            raise ValueError(
+            raise SettingError(
                 f"num_frames={self.num_frames} is not a multiple of "
                 f"tubelet_size={self.tubelet_size}; change one of them."
             )
@@ -230,12 +233,12 @@ class VideoMAEConfig:
             ("decoder_hidden_size", "decoder_num_attention_heads"),
         ):
             if getattr(self, width) % getattr(self, heads):
-                raise ValueError(
+                raise SettingError(
                     f"{width}={getattr(self, width)} is not a multiple of "
                     f"{heads}={getattr(self, heads)}; change one of them."
                 )
         if self.norm_pix_loss and self.tubelet_size * self.patch_size**2 < 2:
-            raise ValueError(
+            raise SettingError(
                 "norm_pix_loss=True needs at least 2 pixels in a tubelet "
                 "(the variance of one is undefined); set it to False."
             )
@@ -245,7 +248,9 @@ class VideoMAEConfig:
             ("problem_type", (None, *PROBLEM_TYPES)),
         ):
             if getattr(self, name) not in known:
-                raise ValueError(f"{name}={getattr(self, name)!r} is unknown; choose from {known}.")
+                raise SettingError(
+                    f"{name}={getattr(self, name)!r} is unknown; choose from {known}."
+                )
 
     @property
     def frame_size(self) -> tuple[int, int]:
@@ -306,7 +311,7 @@ class VideoMAEConfig:
           ValueError: for an unknown size or a value that cannot work.
         """
         if size not in SIZES:
-            raise ValueError(f"size={size!r} is unknown; choose from {', '.join(SIZES)}.")
+            raise SettingError(f"size={size!r} is unknown; choose from {', '.join(SIZES)}.")
         refuse_unknown(changes)
         return cls(**{**ORIGINAL_EPSILONS, **SIZES[size], **changes})
 
@@ -315,11 +320,11 @@ class VideoMAEConfig:
         """A configuration from the contents of a `config.json`; unknown keys go to `extra`."""
         values = dict(values)
         if values.pop("model_type", "videomae") != "videomae":
-            raise ValueError("its model_type is not 'videomae'.")
+            raise SettingError("its model_type is not 'videomae'.")
         if "qv_bias" in values:  # the spelling of transformers 5
             bias = values.pop("qv_bias")
             if values.setdefault("qkv_bias", bias) != bias:
-                raise ValueError(
+                raise SettingError(
                     f"qkv_bias={values['qkv_bias']} contradicts qv_bias={bias}; remove one of them."
                 )
         known = {f.name for f in dataclasses.fields(cls)} - {"extra"}
@@ -346,10 +351,10 @@ class VideoMAEConfig:
             with open(path, encoding="utf-8") as file:
                 values = json.load(file)
             if not isinstance(values, dict):
-                raise ValueError(f"holds a JSON {type(values).__name__}, not an object")
+                raise SettingError(f"holds a JSON {type(values).__name__}, not an object")
             return cls.from_dict(values)
         except (ValueError, TypeError, RecursionError) as error:
-            raise ValueError(f"{path} is no VideoMAE configuration: {error}") from error
+            raise SettingError(f"{path} is no VideoMAE configuration: {error}") from error
 
     def to_json_string(self) -> str:
         """`to_dict` as indented JSON."""
@@ -364,7 +369,7 @@ def refuse_unknown(names: Iterable[str], also: Sequence[str] = ()) -> None:
             others = f", nor one of {', '.join(also)}" if also else ""
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"; did you mean {near[0]}?" if near else "."
-            raise ValueError(f"{name} is no field of VideoMAEConfig{others}{hint}")
+            raise SettingError(f"{name} is no field of VideoMAEConfig{others}{hint}")
 
 
 ORIGINAL_EPSILONS = {"layer_norm_eps": 1e-6, "decoder_norm_eps": 1e-6, "fc_norm_eps": 1e-6}

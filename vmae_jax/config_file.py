@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from vmae_jax.errors import SettingError
+
 PREFIX = "--config."
 
 
@@ -28,7 +30,7 @@ def load(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
     """
     for override in overrides:
         if not override.startswith(PREFIX) or "=" not in override:
-            raise ValueError(f"{override!r} is no override; write {PREFIX}section.name=value.")
+            raise SettingError(f"{override!r} is no override; write {PREFIX}section.name=value.")
     arguments = ["", f"--config={path}", *overrides]
     values = flags.FlagValues()
     config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=arguments)
@@ -38,5 +40,7 @@ def load(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
         config.items()  # a file that is not there shows only when it is looked at
     except (AttributeError, KeyError, flags.Error) as error:
         text = " ".join(str(error.args[0] if error.args else error).split())
-        raise ValueError(f"{path} with {' '.join(overrides) or 'no overrides'}: {text}") from error
+        raise SettingError(
+            f"{path} with {' '.join(overrides) or 'no overrides'}: {text}"
+        ) from error
     return config

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vmae_jax import randomness
+from vmae_jax.errors import SettingError
 
 
 class Mask(NamedTuple):
@@ -101,7 +102,7 @@ def _num_hidden(name: str, places: int, mask_ratio: float) -> int:
     """Truncates as the originals do: 0.9 of 196 is 176."""
     count = int(mask_ratio * places)
     if not 0 < count < places:
-        raise ValueError(
+        raise SettingError(
             f"mask_ratio={mask_ratio} hides {count} of {places} {name}; "
             "at least one must be hidden and one visible."
         )

@@ -12,6 +12,8 @@ from typing import NamedTuple
 import jax
 import optax
 
+from vmae_jax.errors import SettingError
+
 # Decay is for matrices. Stacked biases and scales have two axes, so their number says nothing.
 DECAYS = {
     "kernel": True,
@@ -73,14 +75,14 @@ def make_schedule(
 
     def in_steps(name, epochs, steps):
         if (epochs is None) == (steps is None):
-            raise ValueError(
+            raise SettingError(
                 f"schedule.{name}_epochs={epochs} and schedule.{name}_steps={steps}: "
                 "give exactly one."
             )
         if steps is not None:
             return steps
         if num_clips < batch_size:
-            raise ValueError(
+            raise SettingError(
                 f"data.batch_size={batch_size} is more than the {num_clips} clips of an epoch; "
                 f"make it smaller, or give schedule.{name}_steps instead of epochs."
             )
@@ -89,12 +91,12 @@ def make_schedule(
     total = in_steps("num", num_epochs, num_steps)
     warmup = in_steps("warmup", warmup_epochs, warmup_steps)
     if not 0 <= warmup < total:
-        raise ValueError(
+        raise SettingError(
             f"the schedule has {total} steps, {warmup} of them warmup; it needs at least one step "
             "more than the warmup."
         )
     if base_lr <= 0 or not 0 <= base_final_lr <= base_lr:
-        raise ValueError(
+        raise SettingError(
             f"schedule.base_lr={base_lr} must be positive and "
             f"schedule.base_final_lr={base_final_lr} between 0 and it."
         )
@@ -111,7 +113,7 @@ def decay_mask(params) -> dict:
     def decays(path, _):
         name = path[-1].key
         if name not in DECAYS:
-            raise ValueError(
+            raise SettingError(
                 f"parameter {jax.tree_util.keystr(path)} has no rule for weight decay; "
                 f"add {name!r} to optim.DECAYS."
             )

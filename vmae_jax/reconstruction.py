@@ -16,13 +16,7 @@ import numpy as np
 
 from vmae_jax.config import VideoMAEConfig
 from vmae_jax.masking import Mask
-from vmae_jax.objectives import (
-    normalize,
-    patch_statistics,
-    patchify,
-    scale_pixels,
-    unpatchify,
-)
+from vmae_jax.patches import normalize, patch_statistics, patchify, scale_pixels, unpatchify
 from vmae_jax.videomae import VideoMAE
 
 GREY = 0.5  # of hidden patches in the masked input

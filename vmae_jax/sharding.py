@@ -25,6 +25,8 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from vmae_jax.errors import SettingError
+
 AXES = ("data", "fsdp", "tensor")
 CLIPS = PartitionSpec(("data", "fsdp"))  # of an array whose first axis counts clips
 
@@ -81,7 +83,7 @@ def make_mesh(
             rules.append(f"data a multiple of the {slices} slices")
         if heads:
             rules.append(f"tensor a divisor of the heads, {' and '.join(map(str, heads))}")
-        raise ValueError(
+        raise SettingError(
             f"{given}: {'; '.join(rules)}. The nearest possible mesh is "
             f"data={nearest[0]}, fsdp={nearest[1]}, tensor={nearest[2]}."
         )
@@ -123,16 +125,16 @@ def check_batch(mesh: Mesh, batch_size: int, *, repeat: int = 1, accumulation: i
       ValueError: if not; names the nearest batch size.
     """
     if accumulation < 1:
-        raise ValueError(f"optimizer.accumulation={accumulation} must be at least 1 micro-batch.")
+        raise SettingError(f"optimizer.accumulation={accumulation} must be at least 1 micro-batch.")
     if repeat < 1:
-        raise ValueError(f"data.repeat={repeat} must be at least 1 crop of each video.")
+        raise SettingError(f"data.repeat={repeat} must be at least 1 crop of each video.")
     ways = mesh.shape["data"] * mesh.shape["fsdp"]
     unit = ways * repeat * accumulation
     if batch_size < 1 or batch_size % unit:
         factors = [f"{ways} ways that the mesh splits clips (data x fsdp)"]
         factors += [f"data.repeat={repeat}"] * (repeat > 1)
         factors += [f"optimizer.accumulation={accumulation}"] * (accumulation > 1)
-        raise ValueError(
+        raise SettingError(
             f"data.batch_size={batch_size} is not a positive multiple of the "
             f"{' times '.join(factors)}; choose e.g. {max(1, round(batch_size / unit)) * unit}."
         )

@@ -22,6 +22,7 @@ from jax.ad_checkpoint import checkpoint_name
 from vmae_jax import attention, randomness, sharding
 from vmae_jax.activations import ACTIVATIONS
 from vmae_jax.config import VideoMAEConfig
+from vmae_jax.errors import SettingError
 
 REMAT_POLICIES = {
     # parameters that were gathered for a layer are gathered again rather than kept
@@ -62,12 +63,12 @@ class Compute:
             try:
                 dtype = jnp.dtype(getattr(self, name))
             except TypeError as error:
-                raise ValueError(
+                raise SettingError(
                     f"{name}={getattr(self, name)!r} is no dtype; give a floating type, e.g. "
                     "'bfloat16'."
                 ) from error
             if not jnp.issubdtype(dtype, jnp.floating):
-                raise ValueError(f"{name}={dtype} must be a floating type, e.g. bfloat16.")
+                raise SettingError(f"{name}={dtype} must be a floating type, e.g. bfloat16.")
             object.__setattr__(self, name, dtype)
         for name, known in (
             ("precision", ("default", "high", "highest")),
@@ -75,7 +76,9 @@ class Compute:
             ("remat", tuple(REMAT_POLICIES)),
         ):
             if getattr(self, name) not in known:
-                raise ValueError(f"{name}={getattr(self, name)!r} is unknown; choose from {known}.")
+                raise SettingError(
+                    f"{name}={getattr(self, name)!r} is unknown; choose from {known}."
+                )
 
 
 def resolve_attention(

@@ -18,7 +18,7 @@ from tests.chaos.runs import SETTINGS, facts_of
 from vmae_jax import assembly
 from vmae_jax.checkpoints import checkpoint, saving
 from vmae_jax.checkpoints.fingerprints import named_leaves, to_plain
-from vmae_jax.initial_params import ENCODER
+from vmae_jax.weights.initial_params import ENCODER
 
 # what the run has otherwise than the checkpoint
 OTHER_MODELS = {

@@ -20,7 +20,7 @@ from etils import epath
 from vmae_jax.checkpoints import orbax_files
 from vmae_jax.checkpoints.fingerprints import named_leaves
 from vmae_jax.checkpoints.step_folder import failure_of
-from vmae_jax.running.exit_codes import errno_of
+from vmae_jax.processes.exit_codes import NO_CHECKPOINT, errno_of
 
 FORMAT = 2
 # What older formats lack, and the value it would have had: format 1 did not count skipped steps.
@@ -40,6 +40,8 @@ _STORES = ("gcsfs", "google", "aiohttp", "requests")  # whose errors are no OSEr
 
 class CheckpointError(RuntimeError):
     """A checkpoint that cannot be used; says which, and why."""
+
+    exit_code = NO_CHECKPOINT
 
 
 class CheckpointMismatch(CheckpointError):

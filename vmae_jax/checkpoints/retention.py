@@ -6,6 +6,8 @@ import dataclasses
 import math
 from collections.abc import Mapping
 
+from vmae_jax.errors import SettingError
+
 
 @dataclasses.dataclass(frozen=True)
 class Retention:
@@ -31,9 +33,9 @@ class Retention:
         for name in ("keep", "keep_every", "keep_best"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise ValueError(f"{name}={value} is below 1; give how many are to be kept.")
+                raise SettingError(f"{name}={value} is below 1; give how many are to be kept.")
         if self.best_mode not in ("min", "max"):
-            raise ValueError(f"best_mode={self.best_mode!r} is unknown; known are: min, max.")
+            raise SettingError(f"best_mode={self.best_mode!r} is unknown; known are: min, max.")
 
     def expendable(self, metrics: Mapping[int, Mapping[str, float]]) -> list[int]:
         """The steps that may go, oldest first.

@@ -22,8 +22,8 @@ from vmae_jax.checkpoints.checkpoint_info import FORMAT, checksum, describe_arra
 from vmae_jax.checkpoints.fingerprints import start_fingerprint, to_plain
 from vmae_jax.checkpoints.retention import Retention
 from vmae_jax.checkpoints.step_folder import Failure, StepFolder, failure_of
-from vmae_jax.running.background import Background
-from vmae_jax.running.distributed import all_gather_text, is_main
+from vmae_jax.processes.background import Background
+from vmae_jax.processes.distributed import all_gather_text, is_main
 
 logger = logging.getLogger(__name__)
 

@@ -14,8 +14,8 @@ from etils import epath
 
 from vmae_jax.checkpoints import COMMIT_FILE, orbax_files
 from vmae_jax.checkpoints.retention import Retention
-from vmae_jax.data.storage import is_remote, remote_path
-from vmae_jax.running.exit_codes import errno_of
+from vmae_jax.files.storage import is_remote, remote_path
+from vmae_jax.processes.exit_codes import errno_of
 
 logger = logging.getLogger(__name__)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from vmae_jax.data.listings import LIST_FORMATS
-from vmae_jax.data.tfds_builders import NAMES, build
+from vmae_jax.data.sources.listings import LIST_FORMATS
+from vmae_jax.data.tfds import NAMES, build
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> None:
     """Builds the set and says how many videos it got.
 
     Raises:
-      ValueError, OSError, ModuleNotFoundError: as `vmae_jax.data.tfds_builders.build`.
+      ValueError, OSError, ModuleNotFoundError: as `vmae_jax.data.tfds.build`.
     """
     folder, report = build(
         args.name,

@@ -7,10 +7,10 @@ import os
 import sys
 import warnings
 
-from vmae_jax import export
 from vmae_jax.commands.inspect import add_checkpoint_arguments, given_heads
-from vmae_jax.image_processor import PROCESSOR_FILE, VideoMAEImageProcessor
-from vmae_jax.pretrained import has_part, load, open_checkpoint
+from vmae_jax.huggingface.image_processor import PROCESSOR_FILE, VideoMAEImageProcessor
+from vmae_jax.weights import export
+from vmae_jax.weights.pretrained import has_part, load, open_checkpoint
 
 
 def _to_hugging_face(core, destination: str, source: str) -> None:

@@ -14,9 +14,9 @@ import sys
 
 from vmae_jax.commands.prepare import add_source_arguments, at_least_one
 from vmae_jax.data.datasets import make_source
-from vmae_jax.data.folders import VIDEO_EXTENSIONS
-from vmae_jax.data.prepared import MANIFEST, PreparedSource
-from vmae_jax.data.sources import VideoSource
+from vmae_jax.data.prepared.source import MANIFEST, PreparedSource
+from vmae_jax.data.sources.folders import VIDEO_EXTENSIONS
+from vmae_jax.data.sources.source import VideoSource
 
 
 def add_checkpoint_arguments(parser: argparse.ArgumentParser, metavar: str) -> None:
@@ -91,8 +91,8 @@ def run(args: argparse.Namespace) -> None:
     if (source := _data_set(args)) is not None:
         _inspect_data(source, args)
         return
-    from vmae_jax.checkpoint_report import as_text, describe
-    from vmae_jax.pretrained import open_checkpoint
+    from vmae_jax.weights.checkpoint_report import as_text, describe
+    from vmae_jax.weights.pretrained import open_checkpoint
 
     with open_checkpoint(args.path, args.revision) as stored:
         described = describe(stored, given_heads(args))

@@ -11,6 +11,7 @@ import json
 import time
 
 from vmae_jax import config_file
+from vmae_jax.errors import SettingError
 from vmae_jax.plan import chips, plan_text, planning
 
 TAKES_OVERRIDES = True  # of the configuration
@@ -65,7 +66,7 @@ def run(args: argparse.Namespace) -> None:
             file.write("\n")
     if result.status != "ok":
         needs = f" (it needs {result.needed / chips.GiB:.2f} GiB)" if result.needed else ""
-        raise ValueError(f"{result.status}{needs}: {result.message}")
+        raise SettingError(f"{result.status}{needs}: {result.message}")
     print(plan_text.text(plan))
 
 
@@ -75,7 +76,7 @@ def _largest(
     """The plan with the most clips on each device."""
     memory = machine.device.memory
     if memory is None:
-        raise ValueError(f"--find-batch: {machine.name} has no memory of its own to fill.")
+        raise SettingError(f"--find-batch: {machine.name} has no memory of its own to fill.")
     overrides = [x for x in overrides if not x.startswith("--config.data.batch_size=")]
     unit, override = planning.batches(path, overrides, machine)
     started = time.monotonic()

@@ -11,12 +11,12 @@ import os
 import sys
 
 from vmae_jax.data.datasets import make_source
-from vmae_jax.data.preparation import VIDEO_TIMEOUT, prepare
-from vmae_jax.data.prepared import STORED_AS
-from vmae_jax.data.progress import readable_bytes
-from vmae_jax.data.shard_folder import BAD_FILES
-from vmae_jax.data.sources import VideoSource
-from vmae_jax.data.video_encoding import FRAME_STEPS, Settings
+from vmae_jax.data.prepared.preparation import VIDEO_TIMEOUT, prepare
+from vmae_jax.data.prepared.progress import readable_bytes
+from vmae_jax.data.prepared.shard_folder import BAD_FILES
+from vmae_jax.data.prepared.source import STORED_AS
+from vmae_jax.data.prepared.video_encoding import FRAME_STEPS, Settings
+from vmae_jax.data.sources.source import VideoSource
 
 
 def add_source_arguments(parser, default: str | None = "video_folder") -> None:
@@ -157,7 +157,7 @@ def run(args: argparse.Namespace) -> None:
     """Makes what is missing of the set.
 
     Raises:
-      ValueError, ImportError, OSError: as `vmae_jax.data.preparation.prepare`.
+      ValueError, ImportError, OSError: as `vmae_jax.data.prepared.preparation.prepare`.
     """
     frame_step = args.frame_step or (4 if args.encoding == "jpeg" else 1)
     settings = Settings(frame_step, args.short_side, args.quality, args.encoding, args.shard_size)

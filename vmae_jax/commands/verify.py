@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 
 from vmae_jax.commands.prepare import add_source_arguments, at_least_one, source_of
-from vmae_jax.data.verification import damage, psnr_to_source
+from vmae_jax.data.prepared.verification import damage, psnr_to_source
+from vmae_jax.errors import SettingError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,7 +51,7 @@ def run(args: argparse.Namespace) -> None:
     for line in lines:
         print(line)
     if lines:
-        raise ValueError(
+        raise SettingError(
             f"{args.dest} is damaged in {len(lines)} places; delete the damaged shards and run "
             "the same `prepare` again."
         )
@@ -62,12 +63,12 @@ def run(args: argparse.Namespace) -> None:
         print(line)
     print(f"PSNR to the source: {psnr:.2f} dB")
     if lines:
-        raise ValueError(
+        raise SettingError(
             f"{args.dest}: {len(lines)} videos could not be compared; if their files were changed "
             "on purpose, prepare the set again."
         )
     if psnr < args.min_psnr:
-        raise ValueError(
+        raise SettingError(
             f"{args.dest} differs from its source: psnr={psnr:.2f} is below min_psnr="
             f"{args.min_psnr}; prepare it with more --quality, or lower --min-psnr if its videos "
             "are hard to compress."

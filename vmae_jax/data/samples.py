@@ -16,19 +16,20 @@ from typing import Any
 
 import numpy as np
 
-from vmae_jax.data.augment import (
+from vmae_jax.data.bad_clips import BadClips, TooManyBadClips
+from vmae_jax.data.sources.source import VideoSource
+from vmae_jax.data.video.augment import (
     centre_crop,
     check_resizer,
     crop_and_resize,
     fit_into,
     sample_crop_box,
 )
-from vmae_jax.data.bad_clips import BadClips, TooManyBadClips
-from vmae_jax.data.clips import centre_indices, pretraining_indices
-from vmae_jax.data.decoders import VideoError
-from vmae_jax.data.isolation import ChildDied, Isolated
-from vmae_jax.data.sources import VideoSource
-from vmae_jax.data.storage import is_remote
+from vmae_jax.data.video.clips import centre_indices, pretraining_indices
+from vmae_jax.data.video.decoders import VideoError
+from vmae_jax.errors import SettingError
+from vmae_jax.files.storage import is_remote
+from vmae_jax.processes.isolation import ChildDied, Isolated
 
 _UINT64 = 2**64 - 1
 _MOST_IN_A_ROW = 100  # bad records that are passed over before a run gives up
@@ -90,9 +91,9 @@ class RandomClip:
     def __post_init__(self):
         _check_clip(self)
         if self.repeat < 1:
-            raise ValueError(f"repeat={self.repeat} must be at least 1, the crops of one clip.")
+            raise SettingError(f"repeat={self.repeat} must be at least 1, the crops of one clip.")
         if self.canvas is not None and min(self.canvas) < 1:
-            raise ValueError(
+            raise SettingError(
                 f"canvas={tuple(self.canvas)} must be (height, width) in pixels, e.g. (256, 456)."
             )
 
@@ -163,7 +164,7 @@ def _check_clip(clip: RandomClip | CentreClip) -> None:
     check_resizer(clip.resize)
     for name in ("num_frames", "frame_stride"):
         if getattr(clip, name) < 1:
-            raise ValueError(f"{name}={getattr(clip, name)} must be at least 1 frame.")
+            raise SettingError(f"{name}={getattr(clip, name)} must be at least 1 frame.")
 
 
 class _Samples:

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from vmae_jax import config_file
+from vmae_jax.errors import MissingPackage, SettingError
 from vmae_jax.plan import chips
 
 
@@ -44,7 +45,7 @@ def environment(machine: chips.Topology) -> dict[str, str]:
             "XLA_FLAGS": " ".join(f"--{name}={value}" for name, value in flags.items()),
         }
     if importlib.util.find_spec("libtpu") is None:
-        raise ModuleNotFoundError(
+        raise MissingPackage(
             "the TPU compiler is missing: pip install 'vmae_jax[plan]' (libtpu, no TPU needed)."
         )
     return {
@@ -214,7 +215,7 @@ def main(arguments: Sequence[str]) -> int:
     config = config_file.load(args.config, overrides)
     try:
         result = {"ok": facts(config, machine)}
-    except ValueError as error:
+    except SettingError as error:
         result = {"refused": str(error)}
     except Exception as error:  # whatever a compiler says
         result = {"failed": f"{type(error).__name__}: {error}"}

@@ -14,6 +14,8 @@ import math
 import re
 from typing import NamedTuple
 
+from vmae_jax.errors import SettingError
+
 
 class Chip(NamedTuple):
     """One device.
@@ -137,21 +139,21 @@ def topology(name: str, num_slices: int = 1) -> Topology:
     if chip is None:
         near = difflib.get_close_matches(chip_name, CHIPS, n=1)
         hint = f"did you mean {near[0]}? " if near else ""
-        raise ValueError(f"topology {name!r}: {hint}known are {', '.join(map(_form, CHIPS))}.")
+        raise SettingError(f"topology {name!r}: {hint}known are {', '.join(map(_form, CHIPS))}.")
     if not re.fullmatch(rf"[1-9]\d*(x[1-9]\d*){{{chip.dims - 1}}}", size):
-        raise ValueError(
+        raise SettingError(
             f"topology {name!r}: write {_form(chip_name)}, e.g. {_example(chip_name)}."
         )
     chips = math.prod(map(int, size.split("x")))
     if chips > chip.largest:
         whole = "slice" if chip.platform == "tpu" else "node"
-        raise ValueError(
+        raise SettingError(
             f"topology {name!r} has {chips} chips, but a {whole} of {chip_name} has at most "
             f"{chip.largest}; for more of them say --slices."
         )
     if num_slices < 1 or (num_slices > 1 and chip.platform == "cpu"):
         rule = "must be 1" if chip.platform == "cpu" else "must be at least 1"
-        raise ValueError(f"--slices {num_slices} {rule} for {name}.")
+        raise SettingError(f"--slices {num_slices} {rule} for {name}.")
     return Topology(name, chip_name, num_slices, chips * chip.devices_per_chip * num_slices)
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vmae_jax import config_file
+from vmae_jax.errors import SettingError
 from vmae_jax.plan import ahead_of_time, chips, memory_estimate, roofline
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40, "P": 2**50}
@@ -235,7 +236,7 @@ def batches(
     ways = machine.num_devices // max(1, config.mesh.tensor)
     unit = config.data.repeat * config.optimizer.accumulation
     if unit < 1:
-        raise ValueError(
+        raise SettingError(
             f"data.repeat={config.data.repeat} and "
             f"optimizer.accumulation={config.optimizer.accumulation} must be at least 1."
         )

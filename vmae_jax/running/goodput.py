@@ -16,8 +16,8 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from vmae_jax.data.storage import join
-from vmae_jax.running.appended_file import AppendedFile
+from vmae_jax.files.appended_file import AppendedFile
+from vmae_jax.files.storage import join
 
 NAME = "goodput.jsonl"
 # in the order of the log's line, with its words

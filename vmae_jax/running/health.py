@@ -17,8 +17,9 @@ from typing import Any, NamedTuple
 
 import jax
 
-from vmae_jax.data.storage import join, write_bytes
-from vmae_jax.running.appended_file import AppendedFile, cut_after
+from vmae_jax.files.appended_file import AppendedFile, cut_after
+from vmae_jax.files.storage import join, write_bytes
+from vmae_jax.processes.exit_codes import NON_FINITE
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +29,8 @@ _WATCHED = ("loss", "grad_norm")
 
 class NonFinite(FloatingPointError):
     """Too many steps in a row whose loss or gradient is not finite."""
+
+    exit_code = NON_FINITE
 
 
 class _Pending(NamedTuple):

@@ -8,7 +8,8 @@ import os
 import tempfile
 from collections.abc import Callable
 
-from vmae_jax.data.storage import join, list_files, read_bytes, write_bytes
+from vmae_jax.errors import SettingError
+from vmae_jax.files.storage import join, list_files, read_bytes, write_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -103,7 +104,7 @@ class Profile:
 def _read_range(steps: str) -> tuple[int, int]:
     first, _, last = steps.partition(":")
     if not (first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last)):
-        raise ValueError(
+        raise SettingError(
             f"profile={steps!r} is not first:last with 1 <= first <= last; try 100:105."
         )
     return int(first), int(last)

@@ -14,11 +14,16 @@ import math
 import signal
 from collections.abc import Iterator, Sequence
 
+from vmae_jax.errors import SettingError
+from vmae_jax.processes.exit_codes import PREEMPTED
+
 logger = logging.getLogger(__name__)
 
 
 class Preempted(Exception):
     """The run ends before its last step because it was asked to; all is saved."""
+
+    exit_code = PREEMPTED
 
     def __init__(self, step: int):
         super().__init__(f"saved at step {step}; the same command goes on from there.")
@@ -48,7 +53,7 @@ class Preemption:
         known = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
         known = known[:1] if process_count > 1 else known
         if unknown := [number for number in signals if number not in known]:
-            raise ValueError(
+            raise SettingError(
                 f"signals={unknown} cannot be listened for by process_count={process_count}; "
                 f"choose from {[number.name for number in known]}."
             )
@@ -106,7 +111,7 @@ class StuckWatchdog:
 
     def __init__(self, seconds: float, *, long_seconds: float = 3600):
         if not (seconds >= 0 and math.isfinite(seconds)):
-            raise ValueError(f"seconds={seconds} is no limit; choose 0 (none) or more.")
+            raise SettingError(f"seconds={seconds} is no limit; choose 0 (none) or more.")
         self._seconds = seconds
         self._long_seconds = max(long_seconds, seconds)
         self._pauses = 0

@@ -25,8 +25,9 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from vmae_jax.checkpoints import COMMIT_FILE
-from vmae_jax.data.storage import is_remote, join, list_folder
-from vmae_jax.running import exit_codes
+from vmae_jax.errors import SettingError
+from vmae_jax.files.storage import is_remote, join, list_folder
+from vmae_jax.processes import exit_codes
 
 logger = logging.getLogger(__name__)
 
@@ -65,9 +66,11 @@ def supervise(
       OSError: if the command cannot be started.
     """
     if restarts < 0:
-        raise ValueError(f"restarts={restarts} is negative; choose 0 for none.")
+        raise SettingError(f"restarts={restarts} is negative; choose 0 for none.")
     if threading.current_thread() is not threading.main_thread():
-        raise ValueError(f"{threading.current_thread()} cannot supervise; call it in the main one.")
+        raise SettingError(
+            f"{threading.current_thread()} cannot supervise; call it in the main one."
+        )
     furthest, in_a_row = progress(), 0
     with _Runner() as runner:
         while True:

@@ -15,10 +15,11 @@ from typing import Any
 
 import jax
 
-from vmae_jax.atomic import write_file
 from vmae_jax.checkpoints.step_folder import absolute, saved_steps
-from vmae_jax.data.storage import is_remote
-from vmae_jax.running.distributed import all_gather_text, by_main
+from vmae_jax.errors import SettingError
+from vmae_jax.files.atomic import write_file
+from vmae_jax.files.storage import is_remote
+from vmae_jax.processes.distributed import all_gather_text, by_main
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +48,7 @@ _FREE = ("data.options.",)
 _UNSET = "unset"
 
 
-class WorkdirMismatch(ValueError):
+class WorkdirMismatch(SettingError):
     """The workdir holds a run of another configuration; the differences are listed."""
 
 
@@ -58,7 +59,7 @@ def check_address(workdir: str | os.PathLike) -> None:
       ValueError: for an address that is not on Google Cloud Storage, the one store Orbax writes to.
     """
     if is_remote(text := os.fspath(workdir)) and not text.startswith("gs://"):
-        raise ValueError(
+        raise SettingError(
             f"workdir={text!r} is neither a folder nor on gs://, and checkpoints cannot be written "
             "anywhere else; choose one of these, or mount the store as a folder."
         )
@@ -121,7 +122,7 @@ def check_shared(workdir: str | os.PathLike) -> None:
     by_main("shared workdir", path.unlink)
     blind = [str(index) for index, answer in enumerate(seen) if answer != "True"]
     if blind:
-        raise ValueError(
+        raise SettingError(
             f"workdir={os.fspath(workdir)!r} is another folder for process {', '.join(blind)} than "
             "for process 0; give a folder that all hosts share, or a bucket."
         )
@@ -152,9 +153,9 @@ def read_run_config(workdir: str | os.PathLike) -> dict[str, Any] | None:
     try:
         config = json.loads(text)
     except ValueError as error:
-        raise ValueError(f"{path} is no JSON ({error}).") from error
+        raise SettingError(f"{path} is no JSON ({error}).") from error
     if not isinstance(config, dict):
-        raise ValueError(f"{path} holds no configuration, but {text[:40]!r}.")
+        raise SettingError(f"{path} holds no configuration, but {text[:40]!r}.")
     return config
 
 

@@ -18,7 +18,8 @@ import tempfile
 from collections.abc import Iterator
 from typing import TextIO
 
-from vmae_jax.data.storage import is_remote
+from vmae_jax.files.storage import is_remote
+from vmae_jax.processes.exit_codes import SETTINGS
 
 logger = logging.getLogger(__name__)
 NAME = ".lock"
@@ -28,6 +29,8 @@ _NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
 
 class WorkdirInUse(RuntimeError):
     """Another trainer has the workdir; says which."""
+
+    exit_code = SETTINGS
 
 
 @contextlib.contextmanager

@@ -14,8 +14,8 @@ import sys
 import time
 from collections.abc import Mapping
 
-from vmae_jax.data.storage import join
-from vmae_jax.running.appended_file import AppendedFile, cut_after
+from vmae_jax.files.appended_file import AppendedFile, cut_after
+from vmae_jax.files.storage import join
 from vmae_jax.running.goodput import Goodput
 
 

@@ -1,0 +1,1 @@
+"""Prepared sets: frames stored so that training reads them fast, and how they are made."""

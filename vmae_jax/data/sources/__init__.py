@@ -1,0 +1,1 @@
+"""Data sets as sequences of records: folders, lists, manifests. Knows no training."""

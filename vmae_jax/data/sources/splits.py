@@ -1,0 +1,54 @@
+"""Which videos of a list are for training, and which are held out.
+
+A video's side depends on its own name and the share asked for, on nothing else: adding, removing
+or reordering others never moves it, and all parts of one video are on one side.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+
+from vmae_jax.data.sources.source import VideoRecord
+from vmae_jax.errors import SettingError
+
+SPLITS = ("train", "held_out")
+
+
+def check_split(split: str) -> None:
+    """Nothing, if there is such a split. Raises ValueError otherwise."""
+    if split not in SPLITS:
+        raise SettingError(f"split={split!r} is unknown; choose one of {list(SPLITS)}.")
+
+
+def in_split(
+    records: Iterable[tuple[str, VideoRecord]],
+    split: str,
+    held_out_ratio: float,
+    path: str | None,
+) -> list[VideoRecord]:
+    """The records of one split, chosen by the hashes of the names that come with them.
+
+    Raises:
+      ValueError: if the ratio is not in [0, 1), or no record is left.
+    """
+    if not 0 <= held_out_ratio < 1:
+        raise SettingError(f"held_out_ratio={held_out_ratio} must be in [0, 1); choose e.g. 0.05.")
+    records = list(records)
+    chosen = [
+        record
+        for name, record in records
+        if (_hash_share(name) < held_out_ratio) == (split == "held_out")
+    ]
+    if not chosen:
+        raise SettingError(
+            f"split={split!r} of path={path!r} is empty: {len(records)} videos with held_out_ratio="
+            f"{held_out_ratio}; choose another ratio or add videos."
+        )
+    return chosen
+
+
+def _hash_share(name: str) -> float:
+    """A number in [0, 1) that depends on the name only (hash() differs between processes)."""
+    digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()
+    return int.from_bytes(digest[:6], "big") / 2**48

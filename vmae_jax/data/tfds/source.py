@@ -1,0 +1,179 @@
+"""Data sets that `tfds_builders` made: records from an index, videos by random access.
+
+Which records there are comes from the split's index, so that no video is read before it is opened;
+then one record is read whole, by TFDS on ArrayRecord, and its bytes go to a decoder. Needs neither
+TensorFlow nor the network.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+
+from vmae_jax.data.sources.listings import MAX_LIST_BYTES
+from vmae_jax.data.sources.source import VideoRecord, VideoSource
+from vmae_jax.data.sources.splits import check_split
+from vmae_jax.data.video.decoders import VideoReader, open_video
+from vmae_jax.errors import MissingPackage, SettingError
+from vmae_jax.files import storage
+
+_INFO_FILE = "dataset_info.json"
+_INDEX_START, _INDEX_END = "index_", ".json"
+
+
+def index_file(split: str) -> str:
+    """Name of the file beside the shards that lists a split's records in stored order."""
+    return f"{_INDEX_START}{split}{_INDEX_END}"
+
+
+class UnknownSplit(SettingError):
+    """A set does not have the split that was asked for."""
+
+
+class TfdsSource(VideoSource):
+    """One split of a set.
+
+    A record's path is `FOLDER/SPLIT[i]`; i counts in stored order, which is TFDS's.
+
+    Args:
+      name_or_dir: the folder that `build` returned; a folder above it, if it holds one set alone;
+        or "ucf101", "ucf101/split1" and the like below `data_dir`.
+      split: as in the lists, "train", "val" or "test"; TFDS's slices ("train[:10%]") are not taken.
+      backend: a key of `decoders.DECODERS`.
+      data_dir: where names are looked up; None takes TFDS_DATA_DIR, or ~/tensorflow_datasets.
+    Raises:
+      FileNotFoundError: if there is no such set.
+      ValueError: if there are several, or the set has no such split or index.
+    """
+
+    def __init__(
+        self,
+        name_or_dir: str | os.PathLike,
+        split: str,
+        backend: str = "pyav",
+        *,
+        data_dir: str | os.PathLike | None = None,
+    ):
+        self.folder = _find_set(os.fspath(name_or_dir), data_dir)
+        self.split = split
+        index = _read_index(self.folder, split)
+        columns = index["records"]
+        self._number = {f"{self.folder}/{split}[{i}]": i for i in range(len(columns["clip_id"]))}
+        rows = zip(*columns.values(), strict=True)
+        records = [
+            VideoRecord(path, **dict(zip(columns, row, strict=True)))
+            for path, row in zip(self._number, rows, strict=True)
+        ]
+        super().__init__(records, backend, index["class_names"])
+        self._examples = None
+        self._lock = threading.Lock()
+
+    def read_bytes(self, i: int) -> bytes:
+        """The file that was stored as record i, whole; from any thread.
+
+        Raises:
+          ValueError: if the set holds another record there than its index says.
+        """
+        example = self._open_examples()[i]
+        clip_id = self.records[i].clip_id
+        if example["clip_id"].decode("utf-8", "surrogateescape") != clip_id:
+            raise SettingError(
+                f"record {i} of {self.folder} is clip_id={example['clip_id']!r}, but the "
+                f"index says {clip_id!r}; its files are of two builds, so build it again."
+            )
+        return example["video"]
+
+    def open_whole(self, record: VideoRecord) -> VideoReader:
+        """A reader of all of the record's video."""
+        video = self.read_bytes(self._number[record.path])
+        return open_video(video, self.backend, name=record.clip_id)
+
+    def _open_examples(self):
+        with self._lock:
+            if self._examples is None:
+                builder = _load_tfds().builder_from_directory(self.folder)
+                self._examples = builder.as_data_source(self.split)
+            return self._examples
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_examples": None, "_lock": None}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state)
+        self._lock = threading.Lock()
+
+
+def _load_tfds():
+    try:
+        import array_record  # noqa: F401  which TFDS needs, but requires on Linux only
+        import tensorflow_datasets
+    except ModuleNotFoundError as error:
+        raise MissingPackage(
+            f"reading a TFDS data set needs tensorflow-datasets and array_record ({error}); run "
+            "`pip install vmae_jax`."
+        ) from error
+    return tensorflow_datasets
+
+
+def _find_set(name_or_dir: str, data_dir: str | os.PathLike | None) -> str:
+    folder = name_or_dir
+    if data_dir is not None or not (storage.is_remote(folder) or os.path.isdir(folder)):
+        root = os.fspath(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
+        folder = storage.join(os.path.expanduser(root), name_or_dir)
+    if not storage.is_remote(folder):
+        folder = os.path.abspath(folder)
+    found = storage.list_files(folder) if storage.is_remote(folder) or os.path.isdir(folder) else []
+    below = [name.rpartition("/")[0] for name in found if name.rpartition("/")[2] == _INFO_FILE]
+    sets = [storage.join(folder, name) if name else folder for name in below]
+    if not sets:
+        raise FileNotFoundError(
+            f"{name_or_dir!r} is no TFDS data set: {folder} has no {_INFO_FILE} in or below it; "
+            "build it with `python -m vmae_jax build_tfds`, or give its folder."
+        )
+    if len(sets) > 1:
+        raise SettingError(f"{name_or_dir!r} means several data sets; choose one of {sets}.")
+    return sets[0]
+
+
+def _read_index(folder: str, split: str) -> dict:
+    splits = sorted(
+        name.removeprefix(_INDEX_START).removesuffix(_INDEX_END)
+        for name in storage.list_folder(folder)
+        if name.startswith(_INDEX_START) and name.endswith(_INDEX_END)
+    )
+    if not splits:
+        raise SettingError(
+            f"{folder} is a TFDS data set without indices; only those that `python -m vmae_jax "
+            "build_tfds` made can be used."
+        )
+    if split not in splits:
+        raise UnknownSplit(f"split={split!r} is not in {folder}; choose one of {splits}.")
+    return json.loads(storage.read_text(storage.join(folder, index_file(split)), MAX_LIST_BYTES))
+
+
+def tfds(
+    path: str | None,
+    split: str,
+    *,
+    train_split: str = "train",
+    held_out_split: str = "val",
+    data_dir: str | None = None,
+    backend: str = "pyav",
+) -> TfdsSource:
+    """A split of a set that `python -m vmae_jax build_tfds` made.
+
+    Args:
+      path: folder or name, as of TfdsSource.
+      split: "train" or "held_out".
+      train_split, held_out_split: what the set calls them.
+      data_dir, backend: as of TfdsSource.
+    Raises:
+      FileNotFoundError, ValueError: as TfdsSource, or for an unknown split.
+    """
+    check_split(split)
+    name = held_out_split if split == "held_out" else train_split
+    try:
+        return TfdsSource(path or "", name, backend, data_dir=data_dir)
+    except UnknownSplit as error:
+        raise UnknownSplit(f"{error} Set data.options.{split}_split.") from error

@@ -1,0 +1,110 @@
+"""Frames through decord (or decord2, which is imported under the same name).
+
+decord seeks by time and counts on from there, which gives other frames than were asked for in an
+open GOP, behind an edit list, in MPEG-TS, AVI and more. So the packets are looked at first, and a
+file in which anything is doubtful goes to the exact reader, with a warning. What cannot be seen
+that way is damage inside of frames: there decord may show other frames without a word.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+from collections.abc import Sequence
+
+import decord
+import numpy as np
+
+from vmae_jax.data.video.decoders import (
+    Limits,
+    VideoError,
+    VideoReader,
+    checked_indices,
+    first_line,
+    warn_of_exact_reader,
+)
+from vmae_jax.data.video.packets import doubts
+from vmae_jax.data.video.pyav_reader import PyavReader
+
+
+def open_decord(file: str | bytes, name: str, limits: Limits) -> VideoReader:
+    """A DecordReader, or a PyavReader where decord may not give the right frames."""
+    exact = PyavReader(file, name, limits)
+    reasons = doubts(exact.video)
+    if not reasons:
+        try:
+            reader = DecordReader(file, name, exact)
+            exact.close()
+            return reader
+        except VideoError as error:
+            reasons = [error.reason]
+    for reason in reasons:
+        warn_of_exact_reader("decord", name, reason)
+    return exact
+
+
+class DecordReader:
+    """A VideoReader over decord.
+
+    Args:
+      file, name: as in `decoders.open_video`.
+      exact: a reader of the same file, which tells the number and the times of its frames.
+    Raises:
+      VideoError: if decord cannot open the file, or finds another number of frames.
+    """
+
+    def __init__(self, file: str | bytes, name: str, exact: PyavReader):
+        self._name = name
+        source = file if isinstance(file, str) else io.BytesIO(file)
+        try:
+            # Threads of its own would lower one clip's latency but cost more CPU for each clip.
+            self._video = decord.VideoReader(source, num_threads=1)
+        except (RuntimeError, decord.DECORDError) as error:
+            raise VideoError(name, f"decord cannot open it ({first_line(error)})") from error
+        if len(self._video) != exact.num_frames:
+            raise VideoError(
+                name, f"decord counts {len(self._video)} of num_frames={exact.num_frames}"
+            )
+        self.num_frames, self.fps, self.times = exact.num_frames, exact.fps, exact.times
+
+    @functools.cached_property
+    def _frame_shape(self) -> tuple[int, int, int]:
+        # decord tells the size only with a frame; most callers never ask.
+        return self.read([0]).shape[1:]
+
+    @property
+    def height(self) -> int:
+        """Pixels; the first call decodes a frame."""
+        return self._frame_shape[0]
+
+    @property
+    def width(self) -> int:
+        """Pixels; the first call decodes a frame."""
+        return self._frame_shape[1]
+
+    def read(self, indices: Sequence[int]) -> np.ndarray:
+        """RGB frames, uint8 [len(indices), height, width, 3]; see VideoReader."""
+        indices = checked_indices(indices, self.num_frames, self._name)
+        if not len(indices):
+            return np.empty((0, *self._frame_shape), np.uint8)
+        # Short videos repeat frames; each is decoded once, and in order, which saves seeks.
+        unique, position = np.unique(indices, return_inverse=True)
+        try:
+            frames = self._video.get_batch(unique).asnumpy()
+        except (RuntimeError, decord.DECORDError) as error:
+            raise VideoError(
+                self._name,
+                f"decord cannot decode frames {unique[0]} to {unique[-1]} ({first_line(error)}); "
+                "re-encode or remove the file.",
+            ) from error
+        return frames if np.array_equal(unique, indices) else frames[position]
+
+    def close(self) -> None:
+        """Gives back file and memory; the reader cannot be used afterwards."""
+        del self._video
+
+    def __enter__(self) -> DecordReader:
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.close()

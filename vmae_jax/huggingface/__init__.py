@@ -1,0 +1,1 @@
+"""The documented face: the Hugging Face classes of VideoMAE, and the image processor."""
