@@ -92,19 +92,21 @@ def official(
     return video_folder(path, split, labels=labels, **both)
 
 
-def make_source(name: str, path: str | None, split: str, **options) -> VideoSource:
+def make_source(
+    name: str | Callable[..., VideoSource], path: str | None, split: str, **options
+) -> VideoSource:
     """Split `split` of the data set called `name`.
 
     Args:
-      name: a key of DATASETS.
+      name: a key of DATASETS, or a function like those that its entries load.
       path, split, options: as the function that the entry loads takes them.
     Raises:
       ValueError: for an unknown name, an unknown option, labels that the data set does not have,
         and as the function says.
     """
-    if name not in DATASETS:
+    dataset = Dataset(load=lambda: name) if callable(name) else DATASETS.get(name)
+    if dataset is None:
         raise SettingError(f"name={name!r} is no data set; choose one of {sorted(DATASETS)}.")
-    dataset = DATASETS[name]
     make = dataset.load()
     parameters = inspect.signature(make).parameters
     known = list(parameters)[2:]
