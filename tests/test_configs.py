@@ -14,7 +14,7 @@ from ml_collections import config_dict
 from configs import default as defaults
 from vmae_jax import assembly
 
-CONFIGS = sorted(p.stem for p in pathlib.Path(defaults.__file__).parent.glob("*.py"))
+CONFIGS = sorted(p.stem for p in pathlib.Path(defaults.__file__).parent.glob("[a-z]*.py"))
 RECIPES = [name for name in CONFIGS if name != "default"]
 
 
