@@ -43,7 +43,8 @@ from vmae_jax.data.samples import (
     RandomClip,
     bad_clips_file,
 )
-from vmae_jax.data.sources.source import VideoSource, cached
+from vmae_jax.data.sources.cached_source import cached
+from vmae_jax.data.sources.video_source import VideoSource
 from vmae_jax.files.storage import local_folder
 from vmae_jax.masking import MASKS
 from vmae_jax.processes import distributed

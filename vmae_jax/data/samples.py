@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from vmae_jax.data.bad_clips import BadClips, TooManyBadClips
-from vmae_jax.data.sources.source import VideoSource
+from vmae_jax.data.sources.video_source import VideoSource
 from vmae_jax.data.video.augment import (
     centre_crop,
     check_resizer,
@@ -26,7 +26,7 @@ from vmae_jax.data.video.augment import (
     sample_crop_box,
 )
 from vmae_jax.data.video.clips import centre_indices, pretraining_indices
-from vmae_jax.data.video.decoders import VideoError
+from vmae_jax.data.video.reader import VideoError
 from vmae_jax.errors import SettingError
 from vmae_jax.files.storage import is_remote
 from vmae_jax.processes.isolation import ChildDied, Isolated
