@@ -12,7 +12,8 @@ from vmae_jax.assembly import make_model_config
 from vmae_jax.data.bad_clips import BadClips
 from vmae_jax.data.datasets import make_source
 from vmae_jax.data.samples import HeldOutSamples, TrainingSamples, bad_clips_file
-from vmae_jax.data.sources.source import VideoSource, cached
+from vmae_jax.data.sources.cached_source import cached
+from vmae_jax.data.sources.video_source import VideoSource
 from vmae_jax.tasks.task import Task
 
 

@@ -27,7 +27,8 @@ from vmae_jax.choices import name_of, qualified_name
 from vmae_jax.data import input_probe, loader
 from vmae_jax.data.samples import HeldOutSamples, TrainingSamples
 from vmae_jax.errors import SettingError
-from vmae_jax.evaluators import Context, is_due
+from vmae_jax.evaluators import is_due
+from vmae_jax.evaluators.evaluator import Context
 from vmae_jax.inputs import open_samples
 from vmae_jax.processes import distributed
 from vmae_jax.running.session import Session, check_settings, log_measured

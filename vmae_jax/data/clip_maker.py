@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vmae_jax.data.sample_numbers import sample_rng
-from vmae_jax.data.sources.source import VideoSource
+from vmae_jax.data.sources.video_source import VideoSource
 from vmae_jax.data.video.augment import (
     centre_crop,
     check_resizer,
@@ -26,7 +26,7 @@ from vmae_jax.data.video.augment import (
     sample_crop_box,
 )
 from vmae_jax.data.video.clips import centre_indices, pretraining_indices
-from vmae_jax.data.video.decoders import VideoReader
+from vmae_jax.data.video.reader import VideoReader
 from vmae_jax.errors import SettingError
 
 Arrays = dict[str, np.ndarray]

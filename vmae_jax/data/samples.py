@@ -17,7 +17,7 @@ import numpy as np
 from vmae_jax.data.bad_clips import BadClips, TooManyBadClips
 from vmae_jax.data.clip_maker import ClipMaker
 from vmae_jax.data.sample_numbers import record_index
-from vmae_jax.data.video.decoders import VideoError
+from vmae_jax.data.video.reader import VideoError
 from vmae_jax.files.storage import is_remote
 from vmae_jax.processes.isolation import ChildDied, Isolated
 

@@ -93,7 +93,9 @@ def check_workdir(
         return
     refused, allowed = [], []
     for name, old, new in differences(before, run_config):
-        (refused if _matters(name, old, new, may_change) else allowed).append(f"{name}: {old} -> {new}")
+        (refused if _matters(name, old, new, may_change) else allowed).append(
+            f"{name}: {old} -> {new}"
+        )
     if refused and not force:
         raise WorkdirMismatch(
             f"workdir={os.fspath(workdir)!r} holds a run of another configuration:\n"

@@ -12,7 +12,7 @@ from flax import nnx
 from vmae_jax.config import VideoMAEConfig
 from vmae_jax.data import clip_maker
 from vmae_jax.data.clip_maker import ClipMaker
-from vmae_jax.data.sources.source import VideoSource
+from vmae_jax.data.sources.video_source import VideoSource
 from vmae_jax.flops import Work
 from vmae_jax.videomae import VideoMAE
 from vmae_jax.vit import Compute
