@@ -10,8 +10,8 @@ import jax.extend
 import jax.numpy as jnp
 import pytest
 from flax import nnx
+from pretraining_task import graph_definition, make_model, pretraining_objective
 
-from vmae_jax import objectives, training
 from vmae_jax.config import VideoMAEConfig
 from vmae_jax.flops import classification_flops, peak_flops, pretraining_flops
 from vmae_jax.videomae import VideoMAE
@@ -99,15 +99,15 @@ def _product_flops(jaxpr):
 def test_training_multiplies_no_more_than_pretraining_flops():
     # the program itself, traced
     params = jax.eval_shape(
-        lambda: nnx.to_pure_dict(nnx.state(training.make_model(TINY, Compute(), 0), nnx.Param))
+        lambda: nnx.to_pure_dict(nnx.state(make_model(TINY, Compute(), 0), nnx.Param))
     )
-    graphdef = training.graph_definition(TINY, Compute())
+    graphdef = graph_definition(TINY, Compute())
     video = jax.ShapeDtypeStruct((3, 4, 8, 12, 3), jnp.uint8)
 
     def loss_of(params, video):
         model = nnx.merge(graphdef, params)
         key = jax.random.key(0)
-        return objectives.pretraining_objective(model, {"video": video}, key, mask_ratio=0.67)[0]
+        return pretraining_objective(model, {"video": video}, key, mask_ratio=0.67)[0]
 
     jaxpr = jax.make_jaxpr(jax.value_and_grad(loss_of))(params, video).jaxpr
     assert _product_flops(jaxpr) == 3 * pretraining_flops(TINY, 8)
