@@ -24,7 +24,7 @@ TINY = {
     "model.decoder_num_hidden_layers": 2,
     "model.decoder_num_attention_heads": 4,
     "model.decoder_intermediate_size": 256,
-    "objective.mask_ratio": 0.75,
+    "pretraining.mask_ratio": 0.75,
     "data.batch_size": 8,
     "schedule.num_steps": 1000,
     "schedule.warmup_steps": 10,

@@ -87,6 +87,7 @@ def facts(config: Any, machine: chips.Topology) -> tuple[dict[str, Any], str]:
     import jax
 
     from vmae_jax import assembly, sharding
+    from vmae_jax.tasks import make_task
     from vmae_jax.vit import Compute, resolve_attention
 
     pretended: dict[str, Any] = {}
@@ -96,12 +97,12 @@ def facts(config: Any, machine: chips.Topology) -> tuple[dict[str, Any], str]:
         pretended["attention"] = compute.attention
         config.compute.attention = "xla"
     started = time.perf_counter()
+    task = make_task(config)
     steps = assembly.make_steps(
-        config, num_records=None, devices=devices(machine), slices=machine.num_slices
+        config, task, num_records=None, devices=devices(machine), slices=machine.num_slices
     )
-    frozen: dict[str, Any] = {}  # parameters that the step reads beside its state
     with jax.set_mesh(steps.mesh):
-        lowered = steps.train.lower(steps.state, steps.batch)
+        lowered = steps.train.lower(*steps.arguments)
     traced = time.perf_counter()
     compiled, text = _compile(lowered, machine.device.platform)
     seconds = {"trace": traced - started, "compile": time.perf_counter() - traced}
@@ -110,15 +111,15 @@ def facts(config: Any, machine: chips.Topology) -> tuple[dict[str, Any], str]:
     result = {
         **description(config, steps, mesh),
         **pretended,
-        "work": work(config, steps.model).to_dict(),
+        "work": task.work(steps.model_config).to_dict(),
         "device_kind": steps.mesh.devices.flat[0].device_kind,
         "pallas_calls": len(re.findall(r'custom_call_target="tpu_custom_call"', text)),
         "memory": memory(compiled.memory_analysis()),
         "state_bytes": {name: _bytes_here(getattr(steps.state, name)) for name in _STATE},
-        "frozen_bytes": _bytes_here(frozen),
+        "frozen_bytes": _bytes_here(steps.frozen),
         "batch_bytes": _bytes_here(steps.batch),
         "parameters": _numbers(steps.state.params),
-        "frozen_parameters": _numbers(frozen),
+        "frozen_parameters": _numbers(steps.frozen),
         **network(text, machine),
         "seconds": seconds,
     }
@@ -171,25 +172,6 @@ def description(config: Any, steps: Any, mesh: Mapping[str, int]) -> dict[str, A
         "num_steps": steps.schedule.num_steps,
         "peak_lr": steps.schedule.peak_lr,
     }
-
-
-def work(config: Any, model: Any) -> Any:
-    """The `flops.Work` of the step."""
-    import functools
-
-    import jax
-
-    from vmae_jax import flops
-    from vmae_jax.masking import MASKS
-
-    draw = functools.partial(
-        MASKS[config.objective.mask],
-        batch_size=1,
-        grid=model.grid,
-        mask_ratio=config.objective.mask_ratio,
-    )
-    num_masked = jax.eval_shape(draw, jax.random.key(0)).masked.shape[1]
-    return flops.pretraining_work(model, num_masked)
 
 
 def memory(analysis: Any) -> dict[str, int]:

@@ -13,7 +13,7 @@ from vmae_jax.config import VideoMAEConfig
 from vmae_jax.data import clip_maker
 from vmae_jax.data.clip_maker import ClipMaker
 from vmae_jax.data.sources.video_source import VideoSource
-from vmae_jax.flops import Work
+from vmae_jax.flops import Work, classification_work
 from vmae_jax.videomae import VideoMAE
 from vmae_jax.vit import Compute
 
@@ -165,6 +165,7 @@ class Task(abc.ABC):
         """What a trivial prediction would score, where that is a constant."""
         return None
 
-    def work(self, model: VideoMAEConfig) -> list[Work]:
-        """The arithmetic of a clip, from which `plan` makes its bounds; [] if it is not known."""
-        return []
+    def work(self, model: VideoMAEConfig) -> Work:
+        """The arithmetic of a clip in a step, from which `plan` makes its bounds: here that of an
+        encoder over all tokens, and a head over their mean."""
+        return classification_work(model)
