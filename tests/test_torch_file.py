@@ -18,14 +18,9 @@ import numpy as np
 import pytest
 
 from vmae_jax.weights import torch_file, torch_pickle
-<<<<<<< HEAD
-from vmae_jax.weights.torch_file import open_torch_file
-from vmae_jax.weights.torch_pickle import Inert, LazyTensor, TorchFileError
-=======
 from vmae_jax.weights.tensors import Tensor, WeightFileError
 from vmae_jax.weights.torch_file import open_torch_file
 from vmae_jax.weights.torch_pickle import Inert
->>>>>>> weights
 
 
 @pytest.fixture(autouse=True)
