@@ -182,7 +182,7 @@ def make_videos(folder: Path, count: int, seconds: int) -> list[dict]:
 
 
 def mp4_source(folder: Path, data: str):
-    from vmae_jax.data.sources.source import VideoRecord, VideoSource
+    from vmae_jax.data.sources.video_source import VideoRecord, VideoSource
 
     return VideoSource([VideoRecord(str(path), path.name) for path in videos(folder, data)])
 
@@ -224,8 +224,9 @@ def final_crop_psnr(folder: Path, name: str, numbers: Sequence[int]) -> dict:
     import decord
     from PIL import Image
 
-    from vmae_jax.data.prepared.source import PreparedSource
-    from vmae_jax.data.samples import RandomClip, sample_rng
+    from vmae_jax.data.prepared.prepared_source import PreparedSource
+    from vmae_jax.data.sample_numbers import sample_rng
+    from vmae_jax.data.samples import RandomClip
     from vmae_jax.data.video.augment import sample_crop_box
     from vmae_jax.data.video.clips import pretraining_indices
 
@@ -278,7 +279,7 @@ class OfficialClips:
         import torch
         from PIL import Image
 
-        from vmae_jax.data.samples import record_index, sample_rng
+        from vmae_jax.data.sample_numbers import record_index, sample_rng
         from vmae_jax.data.video.augment import sample_crop_box
         from vmae_jax.data.video.clips import pretraining_indices
 
@@ -349,8 +350,8 @@ class OfficialLoader:
 
 def our_source(folder: Path, data: str):
     """A source that pretends to have NUM_RECORDS videos."""
-    from vmae_jax.data.prepared.source import PreparedSource
-    from vmae_jax.data.sources.source import VideoRecord, VideoSource
+    from vmae_jax.data.prepared.prepared_source import PreparedSource
+    from vmae_jax.data.sources.video_source import VideoRecord, VideoSource
 
     class Repeated(VideoSource):
         needs_isolation = False

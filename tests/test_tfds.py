@@ -15,10 +15,10 @@ from video_corpus import encode, painted_numbers
 from vmae_jax.__main__ import main
 from vmae_jax.data import tfds as tfds_builders
 from vmae_jax.data.datasets import make_source
-from vmae_jax.data.sources.source import VideoRecord, VideoSource
-from vmae_jax.data.tfds import build
+from vmae_jax.data.sources.video_source import VideoRecord, VideoSource
 from vmae_jax.data.tfds.annotations import read_annotations
-from vmae_jax.data.tfds.source import TfdsSource
+from vmae_jax.data.tfds.building import build
+from vmae_jax.data.tfds.tfds_source import TfdsSource
 from vmae_jax.data.video.decoders import DECODERS
 from vmae_jax.data.video.frame_reader import FrameNames
 from vmae_jax.files import storage
@@ -297,7 +297,7 @@ def test_missing_and_unreadable_videos_are_skipped_and_reported(listed, monkeypa
 
 
 def test_folders_of_pictures_and_too_large_files_are_skipped(tmp_path, monkeypatch):
-    shards = importlib.import_module("vmae_jax.data.tfds.shards")
+    shards = importlib.import_module("vmae_jax.data.tfds.shard_writing")
     monkeypatch.setattr(shards, "LARGEST_VIDEO", 9)
     small, large = write(tmp_path / "s", b"9" * 9), write(tmp_path / "l", b"9" * 10)
     records = [
@@ -577,7 +577,7 @@ def test_numbers_below_one_are_refused(listed, option):
 
 def test_nothing_heavy_is_imported_before_it_is_needed():
     script = (
-        "import sys, vmae_jax.data.tfds.source, vmae_jax.commands.build_tfds\n"
+        "import sys, vmae_jax.data.tfds.tfds_source, vmae_jax.commands.build_tfds\n"
         "heavy = {'jax', 'flax', 'torch', 'tensorflow', 'tensorflow_datasets', 'apache_beam'}\n"
         "print(*sorted(heavy & set(sys.modules)))"
     )
@@ -589,7 +589,7 @@ def test_building_and_reading_import_neither_jax_nor_tensorflow_nor_beam(listed)
     script = (
         "import sys\n"
         "from vmae_jax.data.tfds import build\n"
-        "from vmae_jax.data.tfds.source import TfdsSource\n"
+        "from vmae_jax.data.tfds.tfds_source import TfdsSource\n"
         f"folder, _ = build('video_folder', {str(listed / 'videos')!r}, {str(listed / 'x')!r})\n"
         "assert TfdsSource(folder, 'train').read_bytes(0)\n"
         "heavy = {'jax', 'flax', 'torch', 'tensorflow', 'apache_beam'}\n"

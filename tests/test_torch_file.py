@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 
 from vmae_jax.weights import torch_file, torch_pickle
-from vmae_jax.weights.torch_file import TorchFileError, open_torch_file
-from vmae_jax.weights.torch_pickle import Inert, LazyTensor
+from vmae_jax.weights.torch_file import open_torch_file
+from vmae_jax.weights.torch_pickle import Inert, LazyTensor, TorchFileError
 
 
 @pytest.fixture(autouse=True)

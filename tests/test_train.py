@@ -36,7 +36,7 @@ from vmae_jax.data.prepared.preparation import prepare
 from vmae_jax.data.prepared.video_encoding import Settings
 from vmae_jax.data.samples import CentreClip, HeldOutSamples
 from vmae_jax.data.sources.folders import video_folder
-from vmae_jax.data.video.decoders import VideoError
+from vmae_jax.data.video.reader import VideoError
 from vmae_jax.processes.exit_codes import SETTINGS, exit_code
 from vmae_jax.running.workdir import WorkdirMismatch
 from vmae_jax.running.workdir_lock import WorkdirInUse, lock_workdir

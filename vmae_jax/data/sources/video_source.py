@@ -2,24 +2,22 @@
 
 A source is a fixed sequence of records, known without opening a file. A record is a range of frames
 of one video, not a clip: which frames make a clip is chosen later. Records of one split may overlap
-(a long range is cut into many, so that an epoch visits all of it). Where records come from is told
-in `listings`, `manifests`, `folders` and `demo_clips`; which data sets there are, in `datasets`.
+(a long range is cut into many, so that an epoch visits all of it). Records are made in
+`folders`, `listings`, `manifests` and `demo_clips`; `data.datasets` has the data sets by name.
 """
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from vmae_jax.data.video.augment import centre_crop
-from vmae_jax.data.video.decoders import VideoError, VideoReader, checked_indices, open_video
+from vmae_jax.data.video.decoders import open_video
 from vmae_jax.data.video.frame_reader import FrameFolderReader, FrameNames
+from vmae_jax.data.video.reader import VideoError, VideoReader, checked_indices
 from vmae_jax.errors import SettingError
 
-DECODE_CHUNK = 32  # frames that `cached` holds at full size
 # Times in files are whole ticks, and the nearest floats may lie on either side of what is asked.
 TIME_TOLERANCE = 1e-6  # seconds
 
@@ -37,7 +35,7 @@ class VideoRecord:
         stop. They may lie beyond the end, as long as there are frames between them.
       frames: for a folder of pictures, which of its files are the video's frames.
     Raises:
-      ValueError: if nothing can be between the limits, or they are given both ways.
+      SettingError: if nothing can be between the limits, or they are given both ways.
     """
 
     path: str
@@ -102,7 +100,7 @@ class VideoSource(Sequence):
       needs_isolation: whether opening a record reads foreign files with a decoder that may hang or
         crash, so that it is better done in processes of its own.
     Raises:
-      ValueError: if there is no record, or two share a clip id.
+      SettingError: if there is no record, or two share a clip id.
     """
 
     has_files = True
@@ -133,13 +131,13 @@ class VideoSource(Sequence):
         return open_video(path, self.backend)
 
     def check_serves(self, frame_stride: int, uneven: bool = False) -> None:
-        """Nothing, if clips of this kind can be read: here all can, as every frame is there.
+        """Asks whether the frames of a clip can be read; here all can.
 
         Args:
           frame_stride: distance between the frames of a clip.
           uneven: whether frames are also chosen at other distances (fine-tuning's).
         Raises:
-          ValueError: otherwise.
+          SettingError: if this source cannot serve the stride.
         """
 
     def open_whole(self, record: VideoRecord) -> VideoReader:
@@ -163,14 +161,15 @@ class VideoSource(Sequence):
             raise
 
 
-class _RangeReader:
+class _RangeReader(VideoReader):
+    """The record's part of its video's reader, which it closes."""
+
     def __init__(self, reader: VideoReader, record: VideoRecord):
-        self.codec = getattr(reader, "codec", "unknown")
         self._start, stop = record.frame_range(reader)
         self._reader = reader
         self._clip_id = record.clip_id
         self.num_frames = stop - self._start
-        self.fps = reader.fps
+        self.fps, self.codec = reader.fps, reader.codec
         self.times = reader.times[self._start : stop] - reader.times[self._start]
 
     @property
@@ -187,90 +186,3 @@ class _RangeReader:
 
     def close(self) -> None:
         self._reader.close()
-
-    def __enter__(self) -> _RangeReader:
-        return self
-
-    def __exit__(self, *exception) -> None:
-        self.close()
-
-
-class _MemoryReader:
-    def __init__(self, frames: np.ndarray, fps: float, times: np.ndarray, path: str):
-        self._frames = frames
-        self._path = path
-        self.num_frames, self.height, self.width, _ = frames.shape
-        self.fps = fps
-        self.times = times
-
-    def read(self, indices: Sequence[int]) -> np.ndarray:
-        return self._frames[checked_indices(indices, self.num_frames, self._path)]
-
-    def close(self) -> None:
-        """The frames stay where they are, for the next one who opens the file."""
-
-
-class _CachedSource(VideoSource):
-    needs_isolation = False  # each process would decode and keep all files of its own
-
-    def __init__(self, source: VideoSource, size: tuple[int, int]):
-        super().__init__(source.records, source.backend, source.class_names)
-        self._source = source
-        self._size = size
-        self._readers: dict[tuple[str, FrameNames | None], _MemoryReader] = {}
-        # A lock per file: two files may be decoded at a time, one file never twice.
-        self._locks = {_file(record): threading.Lock() for record in source.records}
-
-    def open_whole(self, record: VideoRecord) -> VideoReader:
-        file = _file(record)
-        with self._locks[file]:
-            if file not in self._readers:
-                self._readers[file] = self._decode(record)
-            return self._readers[file]
-
-    def _decode(self, record: VideoRecord) -> _MemoryReader:
-        reader = self._source.open_whole(record)
-        try:
-            chunks = [
-                centre_crop(
-                    reader.read(range(start, min(start + DECODE_CHUNK, reader.num_frames))),
-                    self._size,
-                )
-                for start in range(0, reader.num_frames, DECODE_CHUNK)
-            ]
-            return _MemoryReader(np.concatenate(chunks), reader.fps, reader.times, record.path)
-        finally:
-            reader.close()
-
-
-def _file(record: VideoRecord) -> tuple[str, FrameNames | None]:
-    return record.path, record.frames
-
-
-def cached(source: VideoSource, size: tuple[int, int]) -> VideoSource:
-    """The same records, each file decoded once, made small, and then kept in memory.
-
-    For data sets of a few short videos, which would otherwise be decoded again at every visit. A
-    file is decoded whole when one of its records is first opened, by whichever thread comes first.
-
-    Memory: frames * height * width * 3 bytes at the reduced size for every file opened (12 MB for
-    10 seconds of 25 frames of 128 x 128 pixels). Twice that while a file is put together, and 32
-    frames at full size while it is decoded. Nothing is ever dropped. Threads share it; it cannot be
-    pickled for other processes.
-
-    Args:
-      source: whose records to serve.
-      size: (height, width) in pixels; frames are resized to cover it and cut in the centre. Crops
-        are then taken from these: the closer to the model's image size, the fewer different ones
-        there are (which a tiny model learns sooner), and the more of them are enlarged.
-    Raises:
-      ValueError: if a side is below 1, or the source has no files.
-    """
-    if min(size) < 1:
-        raise SettingError(f"size={tuple(size)} must be (height, width), each at least 1 pixel.")
-    if not source.has_files:
-        raise SettingError(
-            f"size={tuple(size)} would keep whole files in memory, but a prepared set has none; "
-            "leave data.cache_size out."
-        )
-    return _CachedSource(source, tuple(size))

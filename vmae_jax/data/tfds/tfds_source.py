@@ -1,4 +1,4 @@
-"""Data sets that `tfds_builders` made: records from an index, videos by random access.
+"""Data sets that `building.build` made: records from an index, videos by random access.
 
 Which records there are comes from the split's index, so that no video is read before it is opened;
 then one record is read whole, by TFDS on ArrayRecord, and its bytes go to a decoder. Needs neither
@@ -10,13 +10,16 @@ from __future__ import annotations
 import json
 import os
 import threading
+from types import ModuleType
 
-from vmae_jax.data.sources.listings import MAX_LIST_BYTES
-from vmae_jax.data.sources.source import VideoRecord, VideoSource
+from vmae_jax.data.sources.list_files import MAX_LIST_BYTES
 from vmae_jax.data.sources.splits import check_split
-from vmae_jax.data.video.decoders import VideoReader, open_video
-from vmae_jax.errors import MissingPackage, SettingError
+from vmae_jax.data.sources.video_source import VideoRecord, VideoSource
+from vmae_jax.data.video.decoders import open_video
+from vmae_jax.data.video.reader import VideoReader
+from vmae_jax.errors import SettingError
 from vmae_jax.files import storage
+from vmae_jax.packages import import_package
 
 _INFO_FILE = "dataset_info.json"
 _INDEX_START, _INDEX_END = "index_", ".json"
@@ -43,8 +46,7 @@ class TfdsSource(VideoSource):
       backend: a key of `decoders.DECODERS`.
       data_dir: where names are looked up; None takes TFDS_DATA_DIR, or ~/tensorflow_datasets.
     Raises:
-      FileNotFoundError: if there is no such set.
-      ValueError: if there are several, or the set has no such split or index.
+      SettingError: if there is no such set, or several, or it has no such split or index.
     """
 
     def __init__(
@@ -57,15 +59,9 @@ class TfdsSource(VideoSource):
     ):
         self.folder = _find_set(os.fspath(name_or_dir), data_dir)
         self.split = split
-        index = _read_index(self.folder, split)
-        columns = index["records"]
-        self._number = {f"{self.folder}/{split}[{i}]": i for i in range(len(columns["clip_id"]))}
-        rows = zip(*columns.values(), strict=True)
-        records = [
-            VideoRecord(path, **dict(zip(columns, row, strict=True)))
-            for path, row in zip(self._number, rows, strict=True)
-        ]
-        super().__init__(records, backend, index["class_names"])
+        records, class_names = _read_index(self.folder, split)
+        self._number = {record.path: i for i, record in enumerate(records)}
+        super().__init__(records, backend, class_names)
         self._examples = None
         self._lock = threading.Lock()
 
@@ -73,7 +69,7 @@ class TfdsSource(VideoSource):
         """The file that was stored as record i, whole; from any thread.
 
         Raises:
-          ValueError: if the set holds another record there than its index says.
+          SettingError: if the set holds another record there than its index says.
         """
         example = self._open_examples()[i]
         clip_id = self.records[i].clip_id
@@ -92,7 +88,7 @@ class TfdsSource(VideoSource):
     def _open_examples(self):
         with self._lock:
             if self._examples is None:
-                builder = _load_tfds().builder_from_directory(self.folder)
+                builder = import_tfds().builder_from_directory(self.folder)
                 self._examples = builder.as_data_source(self.split)
             return self._examples
 
@@ -104,16 +100,14 @@ class TfdsSource(VideoSource):
         self._lock = threading.Lock()
 
 
-def _load_tfds():
-    try:
-        import array_record  # noqa: F401  which TFDS needs, but requires on Linux only
-        import tensorflow_datasets
-    except ModuleNotFoundError as error:
-        raise MissingPackage(
-            f"reading a TFDS data set needs tensorflow-datasets and array_record ({error}); run "
-            "`pip install vmae_jax`."
-        ) from error
-    return tensorflow_datasets
+def import_tfds() -> ModuleType:
+    """The module tensorflow_datasets.
+
+    Raises:
+      MissingPackage: if it is not installed, or array_record, which it asks for on Linux only.
+    """
+    import_package("array_record", "a TFDS data set", install="vmae_jax")
+    return import_package("tensorflow_datasets", "a TFDS data set", install="vmae_jax")
 
 
 def _find_set(name_or_dir: str, data_dir: str | os.PathLike | None) -> str:
@@ -127,7 +121,7 @@ def _find_set(name_or_dir: str, data_dir: str | os.PathLike | None) -> str:
     below = [name.rpartition("/")[0] for name in found if name.rpartition("/")[2] == _INFO_FILE]
     sets = [storage.join(folder, name) if name else folder for name in below]
     if not sets:
-        raise FileNotFoundError(
+        raise SettingError(
             f"{name_or_dir!r} is no TFDS data set: {folder} has no {_INFO_FILE} in or below it; "
             "build it with `python -m vmae_jax build_tfds`, or give its folder."
         )
@@ -136,7 +130,8 @@ def _find_set(name_or_dir: str, data_dir: str | os.PathLike | None) -> str:
     return sets[0]
 
 
-def _read_index(folder: str, split: str) -> dict:
+def _read_index(folder: str, split: str) -> tuple[list[VideoRecord], list[str]]:
+    """The records of a split in stored order, and the names of the classes."""
     splits = sorted(
         name.removeprefix(_INDEX_START).removesuffix(_INDEX_END)
         for name in storage.list_folder(folder)
@@ -149,7 +144,15 @@ def _read_index(folder: str, split: str) -> dict:
         )
     if split not in splits:
         raise UnknownSplit(f"split={split!r} is not in {folder}; choose one of {splits}.")
-    return json.loads(storage.read_text(storage.join(folder, index_file(split)), MAX_LIST_BYTES))
+    file = storage.join(folder, index_file(split))
+    text = storage.read_text(file, MAX_LIST_BYTES)
+    try:
+        index = json.loads(text)
+        columns, class_names = index["records"], index["class_names"]
+        rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+        return [VideoRecord(f"{folder}/{split}[{i}]", **x) for i, x in enumerate(rows)], class_names
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise SettingError(f"{file} is damaged ({error!r}); build the set again.") from error
 
 
 def tfds(
@@ -169,7 +172,7 @@ def tfds(
       train_split, held_out_split: what the set calls them.
       data_dir, backend: as of TfdsSource.
     Raises:
-      FileNotFoundError, ValueError: as TfdsSource, or for an unknown split.
+      SettingError: as TfdsSource, or for an unknown split.
     """
     check_split(split)
     name = held_out_split if split == "held_out" else train_split

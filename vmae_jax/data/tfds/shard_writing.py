@@ -14,6 +14,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from types import ModuleType
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -22,10 +23,10 @@ from etils import epath
 from tensorflow_datasets.core import hashing
 from tensorflow_datasets.core.utils import py_utils, shard_utils
 
-from vmae_jax.data.sources.source import VideoRecord
-from vmae_jax.data.video.decoders import first_line
-from vmae_jax.errors import MissingPackage
+from vmae_jax.data.sources.video_source import VideoRecord
+from vmae_jax.data.video.reader import first_line
 from vmae_jax.files import storage
+from vmae_jax.packages import import_package
 
 LARGEST_VIDEO = 2**31 - 2**20  # bytes; a serialized example, which holds more, stays below 2 GiB
 LOCAL_RUNNER = "apache_beam.runners.portability.fn_api_runner.FnApiRunner"
@@ -171,7 +172,7 @@ def run_with_beam(jobs: Sequence[str], runner, options) -> None:
     Raises:
       MissingPackage: without Beam.
     """
-    beam = import_beam()
+    beam = _import_beam()
     with beam.Pipeline(runner=runner, options=options) as pipeline:
         _ = (
             pipeline
@@ -190,7 +191,7 @@ def pipeline_options(text: str):
     Raises:
       MissingPackage: without Beam.
     """
-    options_module = import_beam().options.pipeline_options
+    options_module = _import_beam().options.pipeline_options
     options = options_module.PipelineOptions([f"--{x}" for x in text.split(",") if x])
     standard = options.view_as(options_module.StandardOptions)
     if standard.runner in (None, "DirectRunner"):
@@ -198,17 +199,5 @@ def pipeline_options(text: str):
     return options
 
 
-def import_beam():
-    """The module apache_beam.
-
-    Raises:
-      MissingPackage: naming the extra, if it is not installed.
-    """
-    try:
-        import apache_beam
-    except ModuleNotFoundError as error:
-        raise MissingPackage(
-            f"building with Apache Beam needs its package ({error}); run "
-            "`pip install vmae_jax[beam]`."
-        ) from error
-    return apache_beam
+def _import_beam() -> ModuleType:
+    return import_package("apache_beam", "building with Apache Beam", install="vmae_jax[beam]")
