@@ -38,6 +38,7 @@ from vmae_jax.data.video.reader import VideoError
 from vmae_jax.evaluators.evaluator import Context
 from vmae_jax.evaluators.held_out import HeldOut
 from vmae_jax.processes.exit_codes import SETTINGS, exit_code
+from vmae_jax.running.compilation import compile_step
 from vmae_jax.running.run_control import Preempted, Preemption
 from vmae_jax.running.workdir import WorkdirMismatch
 from vmae_jax.running.workdir_lock import WorkdirInUse, lock_workdir
