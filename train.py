@@ -28,8 +28,9 @@ from ml_collections import ConfigDict, config_flags
 
 import vmae_jax
 from vmae_jax import assembly, pictures, sharding, training
-from vmae_jax.checkpoints.checkpoint import Restored, read_newest, restore_newest
 from vmae_jax.checkpoints.fingerprints import fingerprint
+from vmae_jax.checkpoints.loading import Restored
+from vmae_jax.checkpoints.restoring import read_newest, restore_newest
 from vmae_jax.checkpoints.retention import Retention
 from vmae_jax.checkpoints.saving import Checkpoints
 from vmae_jax.config import VideoMAEConfig
@@ -53,19 +54,33 @@ from vmae_jax.reconstruction import gain, psnr, reconstruct
 from vmae_jax.running.goodput import Goodput
 from vmae_jax.running.health import Health
 from vmae_jax.running.profiling import Profile
-from vmae_jax.running.run_control import Preempted, Preemption, StuckWatchdog
+from vmae_jax.running.run_config import write_run_config
+from vmae_jax.running.run_control import Preemption, StuckWatchdog
 from vmae_jax.running.supervisor import newest_step, supervise
-from vmae_jax.running.workdir import (
-    check_address,
-    check_shared,
-    check_workdir,
-    write_run_config,
-)
+from vmae_jax.running.workdir import check_address, check_shared, check_workdir
 from vmae_jax.running.workdir_lock import lock_workdir
-from vmae_jax.running.writer import MetricWriter, Progress
+from vmae_jax.running.writer import MetricWriter, Rates
 from vmae_jax.weights.initial_params import initial_params
 
 logger = logging.getLogger("train")
+
+# Options that a run may go on with another value of, and with a dot at the end sections of such:
+# where the data and the devices are, how fast it goes, when it looks at itself, what it puts up
+# with. All others change what is learnt, up to rounding in the case of `compute` and `mesh`.
+MAY_CHANGE = (
+    "run.",
+    "mesh.",
+    "optimizer.accumulation",
+    "compute.attention",
+    "compute.remat",
+    "data.path",
+    "data.options.root",
+    "data.num_threads",
+    "data.prefetch_batches",
+    "data.decode_timeout",
+    "data.max_bad_share",
+    "data.skip_bad_held_out",
+)
 
 
 def main(
@@ -101,7 +116,13 @@ def main(
         said = f"workdir={workdir!r} force={force}\n{config.to_json_best_effort(indent=0)}"
         distributed.check_same("what the run was told", said)
         by_main("lock", lambda: ending.enter_context(lock_workdir(workdir)))
-        check_workdir(workdir, as_dict(config), force=force)
+        check_workdir(
+            workdir,
+            as_dict(config),
+            may_change=MAY_CHANGE,
+            own_keys=("data.options.",),
+            force=force,
+        )
         check_shared(workdir)
         keep_compiled_programs(run.compilation_cache)
 
@@ -148,7 +169,7 @@ def main(
             # or the first step, whose time is limited, would wait for the last to be ready
             distributed.all_gather_text("compiled", "")
 
-        progress = Progress(
+        rates = Rates(
             goodput, start_step=start_step, num_steps=num_steps, batch_size=data.batch_size
         )
         held_out_metrics: dict[str, float] = {}
@@ -184,10 +205,10 @@ def main(
             saves |= preempted
             if logs:
                 # first the numbers: a process that has died is missed there at once
-                floats = health.metrics() | progress.report(step)
+                floats = health.metrics() | rates.report(step)
                 bad = distributed.all_gather_text("bad clips", str(samples.bad_count))
                 floats["bad_clips"] = sum(map(int, bad))
-                log_step(writer, progress, step, floats)
+                log_step(writer, rates, step, floats)
                 goodput.write()
                 if not advised and (hint := input_probe.advice(floats, data)):
                     logger.info(hint)
@@ -209,7 +230,7 @@ def main(
                 checkpoints.wait()  # here, where a second signal cannot cut it short
             logger.info("%s", goodput.line())
             if preempted and (step < num_steps or owed):
-                raise Preempted(step)
+                raise preemption.error(step)
             if run.picture_clips:
                 with goodput.time("evaluate"):
                     draw(steps, state.params, held_out, config, workdir, writer)
@@ -398,12 +419,12 @@ def zero_loss(config: ConfigDict, model: VideoMAEConfig) -> float | None:
 
 
 def log_step(
-    writer: MetricWriter | None, progress: Progress, step: int, metrics: dict[str, float]
+    writer: MetricWriter | None, rates: Rates, step: int, metrics: dict[str, float]
 ) -> None:
     """To the files and the screen; JSON has no word for what is not finite."""
     if writer is not None:
         writer.write(step, {name: x for name, x in metrics.items() if math.isfinite(x)})
-    logger.info(progress.line(step, metrics))
+    logger.info(rates.line(step, metrics))
 
 
 def log_held_out(writer: MetricWriter | None, step: int, metrics: dict[str, float]) -> None:

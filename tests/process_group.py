@@ -22,6 +22,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 REPOSITORY = str(Path(__file__).parents[1])
+# of a script that imports the package, and helpers of the tests
+ENVIRONMENT = {
+    **os.environ,
+    "PYTHONPATH": f"{REPOSITORY}{os.pathsep}{Path(__file__).parent}",
+    "JAX_PLATFORMS": "cpu",
+}
 
 
 def free_port() -> int:

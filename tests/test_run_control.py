@@ -90,8 +90,8 @@ def test_exit_codes_tell_machines_from_settings(error, code):
 
 def test_an_unusable_checkpoint_has_its_own_code():
     checkpoint = pytest.importorskip("vmae_jax.checkpoints.checkpoint")
-    assert exit_code(checkpoint.CheckpointError("damaged")) == 77
-    assert exit_code(checkpoint.CheckpointMismatch("another model")) == 77
+    assert exit_code(loading.CheckpointError("damaged")) == 77
+    assert exit_code(loading.CheckpointMismatch("another model")) == 77
 
 
 def test_codes_are_known_without_jax(start):

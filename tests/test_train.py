@@ -28,7 +28,7 @@ import video_corpus
 import train
 from configs import demo
 from vmae_jax import assembly, sharding
-from vmae_jax.checkpoints import checkpoint
+from vmae_jax.checkpoints import finished_steps, loading
 from vmae_jax.checkpoints.fingerprints import named_leaves
 from vmae_jax.data.bad_clips import BadClips, TooManyBadClips
 from vmae_jax.data.datasets import make_source
@@ -38,6 +38,7 @@ from vmae_jax.data.samples import CentreClip, HeldOutSamples
 from vmae_jax.data.sources.folders import video_folder
 from vmae_jax.data.video.decoders import VideoError
 from vmae_jax.processes.exit_codes import SETTINGS, exit_code
+from vmae_jax.running.run_control import Preempted
 from vmae_jax.running.workdir import WorkdirMismatch
 from vmae_jax.running.workdir_lock import WorkdirInUse, lock_workdir
 
@@ -144,7 +145,7 @@ def test_the_checkpoint_loads_into_the_documented_classes(finished):
 
 
 def test_the_checkpoint_remembers_configuration_and_lineage(finished):
-    _, info = checkpoint.read_params(checkpoint.find_step(finished[0]))
+    _, info = loading.read_params(finished_steps.find_step(finished[0]))
     assert info["config"]["data"]["batch_size"] == 4
     assert info["model"]["hidden_size"] == 32
     assert info["lineage"]["starts"][0]["step"] == 0
@@ -172,7 +173,7 @@ def test_a_run_may_start_from_the_encoder_of_another(finished):
     config = tiny_config(**{"init.checkpoint": str(workdir), "seed": 1})
     steps = assembly.make_steps(config, num_records=21)
     params = named_leaves(train.fresh_state(config, steps).params)
-    trained, _ = checkpoint.read_params(checkpoint.find_step(workdir))
+    trained, _ = loading.read_params(finished_steps.find_step(workdir))
     kernel = "encoder/intermediate/kernel"
     np.testing.assert_array_equal(params[kernel], trained[kernel])
     assert not np.array_equal(params["decoder_head/kernel"], trained["decoder_head/kernel"])
@@ -391,7 +392,7 @@ def test_an_evaluation_that_preemption_put_off_is_made_up_for(finished, tmp_path
     config = tiny_config(**{"run.picture_clips": 0})
     # the step of the first evaluation
     monkeypatch.setattr(train.Preemption, "requested", lambda self, step: step == 12)
-    with pytest.raises(train.Preempted, match="step 12"):
+    with pytest.raises(Preempted, match="step 12"):
         train.main(config, str(tmp_path))
     assert (12, "held_out/loss") not in read_losses(tmp_path)
     monkeypatch.undo()

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from vmae_jax.checkpoints import checkpoint, saving
+from vmae_jax.checkpoints import finished_steps, saving
 from vmae_jax.config import ORIGINAL_EPSILONS, SIZES, VideoMAEConfig
 from vmae_jax.errors import MissingPackage, SettingError
 from vmae_jax.files.atomic import write_file, write_files
@@ -180,7 +180,7 @@ def save_run(core: VideoMAE, directory: str | os.PathLike) -> None:
     Raises:
       FileExistsError: if there is one already.
     """
-    if checkpoint.find_step(directory) is not None:
+    if finished_steps.find_step(directory) is not None:
         raise FileExistsError(f"{directory} holds a checkpoint already; give another folder.")
     checkpoints = saving.Checkpoints(directory, keep=1)
     checkpoints.save({"params": layouts.parameters(core)}, 0, {"model": core.config.to_dict()})

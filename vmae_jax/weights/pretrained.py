@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from flax import nnx
 
-from vmae_jax.checkpoints import checkpoint
+from vmae_jax.checkpoints.finished_steps import find_step
 from vmae_jax.config import ORIGINAL_EPSILONS, SIZES, VideoMAEConfig
 from vmae_jax.errors import SettingError
 from vmae_jax.files.storage import is_remote
@@ -114,7 +114,7 @@ def open_checkpoint(path: str | os.PathLike, revision: str | None = None) -> Ite
             f"revision={revision!r} is for hub ids, and {path!r} is a path; leave it out."
         )
     if (is_remote(path) or os.path.isdir(path)) and (
-        step := checkpoint.find_step(path)
+        step := find_step(path)
     ) is not None:
         yield _open_run(step)
     elif os.path.isfile(os.path.join(path, DEEPSPEED_FILE)):
@@ -136,7 +136,9 @@ def open_checkpoint(path: str | os.PathLike, revision: str | None = None) -> Ite
 
 
 def _open_run(step: os.PathLike) -> Stored:
-    values, info = checkpoint.read_params(step)
+    from vmae_jax.checkpoints.loading import read_params  # loads Orbax, for our own runs alone
+
+    values, info = read_params(step)
     tensors = {
         name: Tensor(value.shape, str(value.dtype), functools.partial(np.asarray, value))
         for name, value in values.items()
