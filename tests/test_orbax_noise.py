@@ -74,7 +74,11 @@ def test_errors_pass_and_another_hook_stays(hook):
     def mine(_):
         pass
 
-    with pytest.raises(KeyError), quiet(0):
-        sys.unraisablehook = mine
-        raise KeyError
+    def fail():
+        with quiet(0):
+            sys.unraisablehook = mine
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
     assert sys.unraisablehook is mine
