@@ -83,6 +83,22 @@ for step in (10, 20, 30):
 checkpoints.wait()
 restored = restoring.restore_newest(here / "one", template(mesh))  # of a single process
 tell(step=restored.step, same=same(restored.state, make_state(7)))
+
+# a part that it lacks starts as a copy of another, which lies otherwise, on the devices of both
+whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+kernel = template(mesh)["kernel"]
+like = {**template(mesh), "ema": jax.ShapeDtypeStruct(kernel.shape, kernel.dtype, sharding=whole)}
+count = jax.ShapeDtypeStruct((), np.int32, sharding=whole)
+restored = loading.restore(
+    here / "one" / "7", {**like, "count": count}, optional={"ema": "kernel", "count": 3}
+)
+ema, count = restored.state.pop("ema"), restored.state.pop("count")
+tell(
+    same=same(restored.state, make_state(7)),
+    ema=same({"kernel": ema}, make_state(7)) and ema.sharding == whole,
+    count=int(count.addressable_data(0)),
+    started=restored.started,
+)
 """
 
 EIGHT_DEVICES = """
@@ -141,7 +157,15 @@ def saved(tmp_path_factory) -> pathlib.Path:
     checkpoints.save(on_mesh(make_state(7), mesh), 7, {})
     checkpoints.wait()
     for output in run_processes(SAVE, here):
-        assert facts(output) == [{"step": 7, "same": True}]
+        assert facts(output) == [
+            {"step": 7, "same": True},
+            {
+                "same": True,
+                "ema": True,
+                "count": 3,
+                "started": ["ema as a copy of kernel", "count as 3"],
+            },
+        ]
     return here
 
 
