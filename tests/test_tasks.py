@@ -19,7 +19,7 @@ import pytest
 from flax import nnx
 
 from vmae_jax import __main__, assembly, config_file, loop
-from vmae_jax.checkpoints.step_folder import saved_steps
+from vmae_jax.checkpoints.finished_steps import saved_steps
 from vmae_jax.errors import SettingError
 from vmae_jax.running.run_control import Preempted, Preemption
 from vmae_jax.tasks import make_task

@@ -157,9 +157,9 @@ def save_run(core: VideoMAE, directory: str | os.PathLike) -> None:
     Raises:
       FileExistsError: if there is one already.
     """
-    from vmae_jax.checkpoints import checkpoint, saving  # loads Orbax and TensorStore
+    from vmae_jax.checkpoints import finished_steps, saving  # loads Orbax and TensorStore
 
-    if checkpoint.find_step(directory) is not None:
+    if finished_steps.find_step(directory) is not None:
         raise FileExistsError(f"{directory} holds a checkpoint already; give another folder.")
     checkpoints = saving.Checkpoints(directory, keep=1)
     checkpoints.save({"params": layouts.parameters(core)}, 0, {"model": core.config.to_dict()})
