@@ -28,9 +28,10 @@ from vmae_jax.checkpoints.checkpoint_info import (
     read_header,
     some,
 )
-from vmae_jax.checkpoints.fingerprints import fingerprint, named_leaves, path_name, to_plain
+from vmae_jax.checkpoints.fingerprints import fingerprint, named_leaves, to_plain
 from vmae_jax.checkpoints.step_folder import absolute, saved_steps
 from vmae_jax.processes.distributed import all_gather_text, is_main
+from vmae_jax.sharding import path_name
 
 logger = logging.getLogger(__name__)
 _T = TypeVar("_T")

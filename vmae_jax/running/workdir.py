@@ -66,7 +66,7 @@ def check_address(workdir: str | os.PathLike) -> None:
 
 
 def check_workdir(
-    workdir: str | os.PathLike, run_config: Mapping[str, Any], *, force: bool = False
+    workdir: str | os.PathLike, run_config: Mapping[str, Any], *, may_change=(), force: bool = False
 ) -> None:
     """Compares a run's configuration with the one that the workdir was trained with.
 
@@ -93,7 +93,9 @@ def check_workdir(
         return
     refused, allowed = [], []
     for name, old, new in differences(before, run_config):
-        (refused if _matters(name, old, new) else allowed).append(f"{name}: {old} -> {new}")
+        (refused if _matters(name, old, new, may_change) else allowed).append(
+            f"{name}: {old} -> {new}"
+        )
     if refused and not force:
         raise WorkdirMismatch(
             f"workdir={os.fspath(workdir)!r} holds a run of another configuration:\n"
@@ -174,7 +176,7 @@ def write_run_config(workdir: str | os.PathLike, run_config: Mapping[str, Any]) 
         write_file(path, lambda file: file.write(content))
 
 
-def _matters(name: str, old: str, new: str) -> bool:
+def _matters(name: str, old: str, new: str, HARMLESS) -> bool:
     if any(name == key or (key.endswith(".") and name.startswith(key)) for key in HARMLESS):
         return False
     return _UNSET not in (old, new) or name.startswith(_FREE)

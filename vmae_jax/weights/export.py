@@ -15,9 +15,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from vmae_jax.config import ORIGINAL_EPSILONS, SIZES
 from vmae_jax.errors import MissingPackage, SettingError
 from vmae_jax.files.atomic import write_file, write_files
+from vmae_jax.sizes import ORIGINAL_EPSILONS, SIZES
 from vmae_jax.videomae import VideoMAE
 from vmae_jax.weights import layouts
 from vmae_jax.weights.hub import CONFIG_FILE

@@ -18,10 +18,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from vmae_jax.checkpoints.fingerprints import named_leaves, path_name
+from vmae_jax.checkpoints.fingerprints import named_leaves
 from vmae_jax.config import VideoMAEConfig
 from vmae_jax.errors import SettingError
 from vmae_jax.processes.distributed import check_same
+from vmae_jax.sharding import path_name
 from vmae_jax.vit import Compute
 from vmae_jax.weights.pretrained import compare, outline, read_values
 from vmae_jax.weights.stored import Stored, open_checkpoint

