@@ -283,6 +283,6 @@ def _inferred(
     known |= dict.fromkeys(unknown, 1)
     try:
         config = VideoMAEConfig(**{**ORIGINAL_EPSILONS, **published, **known})
-    except ValueError as error:
+    except SettingError as error:
         raise WeightFileError(path, None, f"has the shapes of no model ({error})") from error
     return config, unknown
