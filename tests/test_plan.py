@@ -122,14 +122,15 @@ def test_what_is_not_known_is_said(v5e):
     facts = v5e["facts"]
     loop = {**facts["collectives"][0], "times": None}
     for collectives, unread, words in (
-        ([loop], "", "and 1 in loops of which it is not known how often they run"),
+        ([loop], "", "not known, as they are in loops of unknown length"),
         (None, "no such form", "network: not known, the program could not be read: no such form"),
     ):
-        changed = {**facts, "collectives": collectives, "unread": unread}
+        changed = {**facts, "collectives": collectives, "unread": unread, "frozen_bytes": 2**29}
         outcome = planning.Outcome("ok", changed, "", None)
         report = planning.report(chips.topology("v5e:2x2"), v5e["config"], [], outcome)
         text = plan_text.text(report)
         assert words in text
+        assert "frozen parameters           0.50" in text
         assert "network in a slice not known" in text
         assert "step and run: not known" in text
         assert "fits" in text  # memory is known all the same
