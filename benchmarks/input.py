@@ -226,12 +226,11 @@ def final_crop_psnr(folder: Path, name: str, numbers: Sequence[int]) -> dict:
 
     from vmae_jax.data.prepared.prepared_source import PreparedSource
     from vmae_jax.data.sample_numbers import sample_rng
-    from vmae_jax.data.samples import RandomClip
     from vmae_jax.data.video.augment import sample_crop_box
     from vmae_jax.data.video.clips import pretraining_indices
 
     source, paths = PreparedSource(folder / name), videos(folder, str(PREPARED[name][0]))
-    make = RandomClip(source, NUM_FRAMES, 4, IMAGE_SIZE)
+    make = training_clips(source)
     errors = []
     for d in numbers:
         i = d % len(paths)
@@ -373,12 +372,23 @@ def our_source(folder: Path, data: str):
     )
 
 
+def training_clips(source, stride: int = 4, repeat: int = 1, canvas=None):
+    """What makes the clips of pre-training."""
+    from vmae_jax.data import clip_maker
+
+    return clip_maker.ClipMaker(
+        source,
+        clip_maker.pretraining_frames(NUM_FRAMES, stride),
+        clip_maker.random_crops(IMAGE_SIZE, repeat, canvas=canvas),
+    )
+
+
 class OurClips:
-    """`PretrainingSamples`, as training uses it; `seconds` of its stages only if `staged`."""
+    """`TrainingSamples`, as training uses it; `seconds` of its stages only if `staged`."""
 
     def __init__(self, folder: Path, variant: Variant, staged: bool = False):
         from vmae_jax.data.bad_clips import BadClips
-        from vmae_jax.data.samples import PretrainingSamples, RandomClip
+        from vmae_jax.data.samples import TrainingSamples
 
         source = our_source(folder, variant.data)
         self.seconds: dict[str, float] = {}
@@ -386,16 +396,9 @@ class OurClips:
             source = _Staged(source, self.seconds)
         if staged or variant.in_process:
             source.needs_isolation = False
-        make = RandomClip(
-            source,
-            NUM_FRAMES,
-            variant.stride,
-            IMAGE_SIZE,
-            variant.repeat,
-            canvas=variant.canvas,
-        )
+        make = training_clips(source, variant.stride, variant.repeat, variant.canvas)
         bad_clips = BadClips(None, len(source), 0.05)
-        self.samples = PretrainingSamples(make, SEED, bad_clips=bad_clips)
+        self.samples = TrainingSamples(make, SEED, repeat=variant.repeat, bad_clips=bad_clips)
 
     def __getitem__(self, d: int):
         return self.samples.group(d)

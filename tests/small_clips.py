@@ -1,4 +1,4 @@
-"""A small model, videos for it, and the official rules of pixels in numpy; for several test files."""
+"""A small model, videos for it, and the official rules of pixels in numpy."""
 
 from __future__ import annotations
 

@@ -5,7 +5,8 @@ import jax
 import pytest
 from flax import nnx
 
-from vmae_jax.config import ORIGINAL_EPSILONS, SIZES, VideoMAEConfig
+from vmae_jax.config import VideoMAEConfig
+from vmae_jax.sizes import ORIGINAL_EPSILONS, SIZES
 from vmae_jax.videomae import VideoMAE
 
 # The published counts (VideoMAE's repository; B's classifier also in VideoMAE V2's training log).
@@ -136,7 +137,8 @@ def test_equal_configs_are_equal_and_hash_alike():
     b = VideoMAEConfig(**TINY, id2label={0: "run", 1: "jump", 2: "sit"}, extra={"dtype": "float32"})
     assert a == b
     assert hash(a) == hash(b)
-    assert a != a.replace(num_labels=3)  # other names
+    assert a != a.replace(id2label={0: "run", 1: "jump", 2: "stand"})
+    assert a == a.replace(num_labels=3)  # the names it has, as in transformers
     assert a != a.replace(num_frames=8)
 
 

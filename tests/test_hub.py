@@ -79,7 +79,7 @@ def python(server, tmp_path):
             **environment,
         }
         script = (
-            f"import json, sys\nfrom vmae_jax import hub\n{before}\nresults = []\n"
+            f"import json, sys\nfrom vmae_jax.weights import hub\n{before}\nresults = []\n"
             f"for call in {calls}:\n"
             "    try:\n"
             "        results.append(eval(call, vars(hub)))\n"

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from pretraining_task import make_model
 
 import vmae_jax
 from vmae_jax.checkpoints.fingerprints import named_leaves
 from vmae_jax.config import VideoMAEConfig
-from vmae_jax.training import make_model
 from vmae_jax.vit import Compute
 from vmae_jax.weights import export, layouts
 from vmae_jax.weights.initial_params import ENCODER, initial_params

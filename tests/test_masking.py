@@ -1,4 +1,5 @@
 import collections
+import dataclasses
 import functools
 import json
 import math
@@ -270,6 +271,80 @@ def test_masks_that_cannot_be_one_are_refused(rows, num_masked, message):
 def test_what_is_known_under_jit_is_checked_under_jit(rows, num_masked, message):
     with pytest.raises(ValueError, match=message):
         jax.jit(lambda x: Mask.from_bool(x, num_masked=num_masked))(rows)
+
+
+# Two clips of 8 tokens, by hand; tokens 6 and 7 of the first are neither seen nor predicted.
+DUAL = {"visible": [[0, 3], [5, 7]], "masked": [[1, 2, 4, 5], [0, 1, 2, 6]], "num_tokens": 8}
+
+
+def test_tokens_that_are_neither_visible_nor_masked_are_hidden():
+    mask = Mask(jnp.array(DUAL["visible"]), jnp.array(DUAL["masked"]), 8)
+    assert mask.to_bool().astype(int).tolist() == [
+        [0, 1, 1, 0, 1, 1, 1, 1],
+        [1, 1, 1, 1, 1, 0, 1, 0],
+    ]
+    # so the encoder sees the same tokens, however the mask is handed on
+    assert np.array_equal(Mask.from_bool(mask.to_bool()).visible, mask.visible)
+
+
+@pytest.mark.parametrize("name", MASKS)
+def test_drawn_masks_know_the_tokens_of_the_grid(name):
+    assert drawn(name).num_tokens == math.prod(SMALL)
+    assert drawn(name).to_bool().shape == (8, 48)
+    assert Mask.from_bool(PICTURE).num_tokens == 12
+    given = jax.jit(lambda rows: Mask.from_bool(rows, num_masked=5))(PICTURE)
+    assert given.num_tokens == 12
+
+
+def test_the_number_of_tokens_passes_through_jit_vmap_and_gradients():
+    mask = Mask(jnp.array(DUAL["visible"]), jnp.array(DUAL["masked"]), 8)
+    expected = np.asarray(mask.to_bool())
+    assert jax.jit(lambda mask: mask)(mask).num_tokens == 8
+    assert np.array_equal(jax.jit(Mask.to_bool)(mask), expected)
+    assert np.array_equal(jax.vmap(Mask.to_bool)(mask), expected)  # one clip at a time
+    drawn_apart = jax.vmap(lambda key: tube_mask(key, 1, SMALL, 0.5))(jax.random.split(KEY, 3))
+    assert drawn_apart.num_tokens == 48
+    assert drawn_apart.visible.shape == (3, 1, 24)
+    by_name = {jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(mask)}
+    assert by_name == {".visible", ".masked"}
+    # a mask of the same shapes for more tokens is another program
+    assert jax.tree.structure(mask) != jax.tree.structure(Mask(mask.visible, mask.masked, 9))
+
+
+BAD_INDICES = {
+    "too few tokens": ({"num_tokens": 5}, r"num_tokens=5, but 2 tokens are visible and 4 masked"),
+    "beyond the end": ({"masked": [[1, 2, 4, 8], [0, 1, 2, 6]]}, r"token 8 .*num_tokens=8"),
+    "negative": ({"visible": [[0, 3], [5, -1]]}, r"token -1 is not in \[0, num_tokens=8\)"),
+    "visible and masked": ({"visible": [[0, 3], [5, 6]]}, "token 6 of clip 1 occurs twice"),
+    "masked twice": ({"masked": [[1, 4, 4, 5], [0, 1, 2, 6]]}, "token 4 of clip 0 occurs twice"),
+    "without the batch": ({"visible": [0, 3]}, r"shape \(2,\) and masked \(2, 4\).*\(batch, tok"),
+    "of another batch": ({"visible": [[0, 3]]}, r"shape \(1, 2\) and masked \(2, 4\)"),
+    "booleans": ({"visible": [[True], [False]]}, "dtype bool .*integer indices; Mask.from_bool"),
+    "floats": ({"masked": [[1.0], [2.0]]}, "masked float32"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_INDICES)
+def test_indices_that_do_not_fit_are_refused(case):
+    changes, message = BAD_INDICES[case]
+    values = {**DUAL, **changes}
+    arrays = [np.array(values[name]) for name in ("visible", "masked")]
+    with pytest.raises(ValueError, match=message):
+        Mask(*arrays, values["num_tokens"])
+
+
+@pytest.mark.parametrize("case", ["too few tokens", "without the batch", "of another batch"])
+def test_shapes_that_do_not_fit_are_refused_under_jit_too(case):
+    changes, message = BAD_INDICES[case]
+    values = {**DUAL, **changes}
+    arrays = [np.array(values[name]) for name in ("visible", "masked")]
+    with pytest.raises(ValueError, match=message):
+        jax.jit(lambda v, m: Mask(v, m, values["num_tokens"]))(*arrays)
+
+
+def test_a_mask_cannot_be_changed():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        drawn("tube").num_tokens = 3
 
 
 def test_wrong_number_of_clip_keys_is_refused():

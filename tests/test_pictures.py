@@ -47,7 +47,12 @@ def make_mask(config, num_clips=2, name="tube", ratio=0.75):
 
 
 def cut(video, config):
-    """Tubelets fp64 [B, N, pixels, C] in [0, 1], by plain loops."""
+    """Tubelets fp64 [B, N, pixels, C] in [0, 1] of a uint8 video."""
+    return cut_pixels(video.astype(np.float64) / 255, config)
+
+
+def cut_pixels(video, config):
+    """Tubelets [B, N, pixels, C], by plain loops."""
     s, p = config.tubelet_size, config.patch_size
     t, h, w = config.grid
     tubelets = [
@@ -56,7 +61,7 @@ def cut(video, config):
         for j in range(h)
         for k in range(w)
     ]
-    x = np.stack(tubelets, axis=1).astype(np.float64) / 255
+    x = np.stack(tubelets, axis=1)
     return x.reshape(*x.shape[:2], -1, config.num_channels)
 
 
@@ -79,6 +84,28 @@ def test_true_targets_rendered_with_the_leak_give_the_original_back():
     assert leaky.leaks
     np.testing.assert_allclose(leaky.video, video / 255, atol=1e-6)
     assert reconstruction.psnr(leaky.error) > 120
+
+
+def test_what_is_neither_seen_nor_predicted_is_grey_and_not_measured():
+    config = make_config()
+    video, whole = make_video(config), make_mask(config)
+    part = Mask(whole.visible, whole.masked[:, ::2], whole.num_tokens)
+    targets = true_targets(video, whole, config)
+    result, expected = (
+        reconstruction.render(predictions, video, mask, config)
+        for predictions, mask in ((targets[:, ::2], part), (targets, whole))
+    )
+    np.testing.assert_array_equal(result.hidden, expected.hidden)
+    np.testing.assert_array_equal(result.masked, expected.masked)
+    leaky = cut_pixels(result.renderings[1].video, config)
+    clips = np.arange(2)[:, None]
+    left_out = np.asarray(whole.masked[:, 1::2])
+    assert np.all(leaky[clips, left_out] == reconstruction.GREY)
+    others = np.setdiff1d(np.arange(config.num_tokens), left_out[0])
+    np.testing.assert_allclose(
+        leaky[0, others], cut_pixels(video / 255, config)[0, others], atol=1e-6
+    )
+    assert reconstruction.psnr(result.renderings[1].error) > 120  # of the predicted alone
 
 
 def place_of(token, config):

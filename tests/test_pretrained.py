@@ -33,7 +33,9 @@ from published_layouts import (
 )
 
 import vmae_jax
-from vmae_jax.weights import export, layouts, pretrained
+from vmae_jax.weights import export, layouts
+from vmae_jax.weights.stored import open_checkpoint, recognise
+from vmae_jax.weights.tensors import Tensor
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -247,11 +249,8 @@ def test_published_sizes_are_recognised_from_shapes(size, kind):
     with torch.device("meta"):  # shapes only
         build = v1_pretraining if kind == "pretraining" else v1_finetuned
         state = build(shape)
-    tensors = {
-        name: pretrained.Tensor(tuple(tensor.shape), "float32", None)
-        for name, tensor in state.items()
-    }
-    stored = pretrained._described("x.pth", tensors)
+    tensors = {name: Tensor(tuple(tensor.shape), "float32", None) for name, tensor in state.items()}
+    stored = recognise("x.pth", tensors)
     assert stored.unknown == ()
     expected = {
         "hidden_size": width, "num_hidden_layers": depth, "num_attention_heads": heads,
@@ -401,7 +400,7 @@ def test_deepspeed_folders_are_read(tmp_path):
 def test_a_given_configuration_is_the_model_to_load_into(tmp_path):
     state = v1_pretraining(SMALL)
     save_v1(tmp_path / "x.pth", state)
-    with pretrained.open_checkpoint(tmp_path / "x.pth") as stored:
+    with open_checkpoint(tmp_path / "x.pth") as stored:
         config = stored.config.replace(
             layer_norm_eps=1e-3, **input_options(SMALL), **decoder_options(SMALL)
         )

@@ -60,7 +60,7 @@ def test_tuples_and_lists_are_the_same(tmp_path):
         ({"seed": 1}, "seed: 0 -> 1"),
         ({"model.size": "L"}, 'model.size: "B" -> "L"'),
         ({"model.drop_path_rate": 0.1}, "model.drop_path_rate: 0.0 -> 0.1"),
-        ({"objective.mask_ratio": 0.75}, "objective.mask_ratio: 0.9 -> 0.75"),
+        ({"pretraining.mask_ratio": 0.75}, "objective.mask_ratio: 0.9 -> 0.75"),
         ({"compute.dtype": "float32"}, 'compute.dtype: "bfloat16" -> "float32"'),
         ({"schedule.base_lr": 1e-3}, "schedule.base_lr: 0.00015 -> 0.001"),
         ({"schedule.num_epochs": 800.0}, "schedule.num_epochs: null -> 800.0"),

@@ -10,63 +10,79 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
+import inspect
 import json
-import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
-from vmae_jax.activations import ACTIVATIONS
+from vmae_jax.config_checks import changed, settled
 from vmae_jax.errors import SettingError
+from vmae_jax.files.atomic import write_file
+from vmae_jax.files.published import JsonFile
+from vmae_jax.sizes import ORIGINAL_EPSILONS, SIZES
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-INITIALIZATIONS = ("videomae", "huggingface")
-PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
-
-MAX_LABELS = 10**6  # each gets a name, and a file may claim any number
-
-_POSITIVE = (
-    "patch_size",
-    "num_frames",
-    "tubelet_size",
-    "hidden_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "intermediate_size",
-    "decoder_hidden_size",
-    "decoder_num_hidden_layers",
-    "decoder_num_attention_heads",
-    "decoder_intermediate_size",
-)
-_RATES = (
-    "hidden_dropout_prob",
-    "attention_probs_dropout_prob",
-    "drop_path_rate",
-    "head_dropout_prob",
-)
-_FLAGS = (
-    "qkv_bias",
-    "use_mean_pooling",
-    "norm_pix_loss",
-    "output_attentions",
-    "output_hidden_states",
-    "return_dict",
-)
-_EPSILONS = ("layer_norm_eps", "decoder_norm_eps", "fc_norm_eps")
+_NEAR = 0.75  # of difflib; below it stand the nearest two names that both mean something
+# Fields that every configuration of transformers has, left out of a file where they are these.
+_COMMON_DEFAULTS = {
+    "id2label": {"0": "LABEL_0", "1": "LABEL_1"},
+    "label2id": {"LABEL_0": 0, "LABEL_1": 1},
+    "problem_type": None,
+    "output_attentions": False,
+    "output_hidden_states": False,
+    "return_dict": True,
+}
+_NOT_OFFERED = {
+    "update": "a configuration does not change; make another with config.replace(**values)",
+    "update_from_string": "a configuration does not change; make another with config.replace",
+    "get_config_dict": "use VideoMAEConfig.from_pretrained(path).to_dict()",
+    "register_for_auto_class": "there are no Auto classes; name the class",
+}
 
 
-def _is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+def _one_spelling(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values under our names: transformers 5 spells one otherwise, and files say their type."""
+    values = dict(values)
+    if values.pop("model_type", "videomae") != "videomae":
+        raise SettingError("its model_type is not 'videomae'.")
+    if "qv_bias" in values:
+        bias = values.pop("qv_bias")
+        if values.setdefault("qkv_bias", bias) != bias:
+            raise SettingError(
+                f"qkv_bias={values['qkv_bias']} contradicts qv_bias={bias}; remove one of them."
+            )
+    return values
 
 
-def _is_number(value: Any) -> bool:
-    is_real = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return is_real and math.isfinite(value)  # JSON, as Python reads it, has NaN
+def _keeps_unknown_keywords(cls):
+    """The class, with unknown keywords put into `extra`; one that is nearly a field is refused."""
+    init = cls.__init__
+    parameters = inspect.signature(init).parameters
+    everything = inspect.Parameter("kwargs", inspect.Parameter.VAR_KEYWORD)
+
+    @functools.wraps(init)
+    def __init__(self, *args, **values):
+        values = _one_spelling(values)
+        unknown = {name: values.pop(name) for name in list(values) if name not in parameters}
+        for name in unknown:
+            if near := difflib.get_close_matches(name, parameters, n=1, cutoff=_NEAR):
+                raise SettingError(
+                    f"{name} is no field of VideoMAEConfig; did you mean {near[0]}? (What should "
+                    "only be kept goes into extra={...}.)"
+                )
+        if unknown:
+            values["extra"] = {**values.get("extra", {}), **unknown}
+        init(self, *args, **values)
+
+    __init__.__signature__ = inspect.Signature([*parameters.values(), everything])
+    cls.__init__ = __init__
+    return cls
 
 
-@dataclasses.dataclass(frozen=True)
-class VideoMAEConfig:
+@_keeps_unknown_keywords
+@dataclasses.dataclass(frozen=True, repr=False)
+class VideoMAEConfig(JsonFile):
     """A checked, immutable, hashable description of a model.
 
     Beyond the fields of the Hugging Face class (its documentation describes them):
@@ -85,11 +101,16 @@ class VideoMAEConfig:
       image_mean, image_std: per channel, on the scale of [0, 1]. None: ImageNet's for 3 channels;
         0 and 1 otherwise, which is what the Hugging Face code does with other channel counts.
       initialization: "videomae" (the official code) or "huggingface".
-      extra: JSON keys that mean nothing here; kept, and written back by `to_dict`.
+      extra: JSON keys and keywords that mean nothing here; kept, readable as attributes, and
+        written back by `to_dict`.
 
     Raises:
       ValueError: for any value, or pair of values, that cannot work.
     """
+
+    FILE: ClassVar[str] = "config.json"
+    KIND: ClassVar[str] = "VideoMAE configuration"
+    model_type: ClassVar[str] = "videomae"
 
     image_size: int | tuple[int, int] = 224
     patch_size: int = 16
@@ -131,126 +152,18 @@ class VideoMAEConfig:
     extra: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
 
     def __post_init__(self):
-        self._settle_shapes()
-        self._settle_labels()
-        self._settle_pixel_statistics()
-        self._check()
-
-    def _set(self, **values):
-        for name, value in values.items():
+        for name, value in settled(self._fields()).items():
             object.__setattr__(self, name, value)
 
-    def _settle_shapes(self):
-        """JSON has lists where we want hashable tuples, and [n, n] where we want n."""
-        size = self.image_size
-        if isinstance(size, Sequence) and not isinstance(size, str):
-            if len(size) != 2:
-                raise SettingError(f"image_size={size!r} must be one int or (height, width).")
-            self._set(image_size=size[0] if size[0] == size[1] else tuple(size))
-        patch = self.patch_size
-        if isinstance(patch, Sequence) and not isinstance(patch, str):
-            if len(set(patch)) != 1:
-                raise SettingError(f"patch_size={patch!r} must be square: give one int.")
-            self._set(patch_size=patch[0])
+    def _fields(self) -> dict[str, Any]:
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
 
-    def _settle_labels(self):
-        names = self.id2label
-        if names is not None:
-            try:
-                names = {int(k): v for k, v in names.items()}
-            except (AttributeError, TypeError, ValueError) as error:
-                raise SettingError(
-                    f"id2label={names!r} must map class numbers to names."
-                ) from error
-            if self.num_labels is not None and self.num_labels != len(names):
-                raise SettingError(
-                    f"num_labels={self.num_labels} contradicts id2label with {len(names)} entries; "
-                    "give one of them, or make them agree."
-                )
-            self._set(num_labels=len(names))
-        if self.num_labels is None:
-            self._set(num_labels=2)
-        if not _is_int(self.num_labels) or not 0 <= self.num_labels <= MAX_LABELS:
-            raise SettingError(
-                f"num_labels={self.num_labels!r} must be an integer from 0 to {MAX_LABELS}."
-            )
-        if names is None:
-            names = {i: f"LABEL_{i}" for i in range(self.num_labels)}
-        ids = self.label2id or {name: i for i, name in names.items()}
-        self._set(id2label=names, label2id=dict(ids))
-
-    def _settle_pixel_statistics(self):
-        if not _is_int(self.num_channels) or self.num_channels < 1:
-            raise SettingError(f"num_channels={self.num_channels!r} must be a positive integer.")
-        rgb = self.num_channels == 3
-        if self.image_mean is None:
-            self._set(image_mean=IMAGENET_MEAN if rgb else (0.0,) * self.num_channels)
-        if self.image_std is None:
-            self._set(image_std=IMAGENET_STD if rgb else (1.0,) * self.num_channels)
-        for name in ("image_mean", "image_std"):
-            values = getattr(self, name)
-            per_channel = isinstance(values, Sequence) and len(values) == self.num_channels
-            if not per_channel or not all(map(_is_number, values)):
-                raise SettingError(
-                    f"{name}={values} must be {self.num_channels} numbers, one per channel."
-                )
-            self._set(**{name: tuple(values)})
-        if min(self.image_std) <= 0:
-            raise SettingError(f"image_std={self.image_std} must be positive.")
-
-    def _check(self):
-        for name in _POSITIVE:
-            value = getattr(self, name)
-            if not _is_int(value) or value < 1:
-                raise SettingError(f"{name}={value!r} must be a positive integer.")
-        for name in _FLAGS:
-            if not isinstance(getattr(self, name), bool):
-                raise SettingError(f"{name}={getattr(self, name)!r} must be True or False.")
-        for name in _RATES:
-            value = getattr(self, name)
-            if not _is_number(value) or not 0 <= value < 1:
-                raise SettingError(f"{name}={value!r} must be in [0, 1).")
-        for name in (*_EPSILONS, "initializer_range"):
-            value = getattr(self, name)
-            if not _is_number(value) or value <= 0:
-                raise SettingError(f"{name}={value!r} must be a positive number.")
-        for side, pixels in zip(("height", "width"), self.frame_size, strict=True):
-            if not _is_int(pixels) or pixels < 1 or pixels % self.patch_size:
-                raise SettingError(
-                    f"image_size={self.image_size!r} has a {side} that is not a positive multiple "
-                    f"of patch_size={self.patch_size}; choose e.g. "
-                    f"{max(1, round(pixels / self.patch_size)) * self.patch_size}."
-                    if _is_number(pixels)
-                    else f"image_size={self.image_size!r} must be one int or (height, width)."
-                )
-        if self.num_frames % self.tubelet_size:
-            raise SettingError(
-                f"num_frames={self.num_frames} is not a multiple of "
-                f"tubelet_size={self.tubelet_size}; change one of them."
-            )
-        for width, heads in (
-            ("hidden_size", "num_attention_heads"),
-            ("decoder_hidden_size", "decoder_num_attention_heads"),
-        ):
-            if getattr(self, width) % getattr(self, heads):
-                raise SettingError(
-                    f"{width}={getattr(self, width)} is not a multiple of "
-                    f"{heads}={getattr(self, heads)}; change one of them."
-                )
-        if self.norm_pix_loss and self.tubelet_size * self.patch_size**2 < 2:
-            raise SettingError(
-                "norm_pix_loss=True needs at least 2 pixels in a tubelet "
-                "(the variance of one is undefined); set it to False."
-            )
-        for name, known in (
-            ("hidden_act", tuple(ACTIVATIONS)),
-            ("initialization", INITIALIZATIONS),
-            ("problem_type", (None, *PROBLEM_TYPES)),
-        ):
-            if getattr(self, name) not in known:
-                raise SettingError(
-                    f"{name}={getattr(self, name)!r} is unknown; choose from {known}."
-                )
+    def __getattr__(self, name: str) -> Any:
+        extra = self.__dict__.get("extra", {})
+        if name in extra:
+            return extra[name]
+        hint = f": {_NOT_OFFERED[name]}" if name in _NOT_OFFERED else ""
+        raise AttributeError(f"a VideoMAEConfig has no {name!r}{hint}.")
 
     @property
     def frame_size(self) -> tuple[int, int]:
@@ -284,20 +197,20 @@ class VideoMAEConfig:
         """The Hugging Face name of `return_dict`."""
         return self.return_dict
 
+    @property
+    def name_or_path(self) -> str:
+        """What a file of transformers says of where its model came from; "" if it does not."""
+        return str(self.extra.get("_name_or_path", ""))
+
     def replace(self, **changes: Any) -> VideoMAEConfig:
         """A copy with other values, checked again.
 
-        New labels make the old names meaningless, so a change of one label field drops the others;
-        a change of `num_channels` drops the statistics of the old channels.
+        New labels make the old names meaningless, so a change of one label field drops the others
+        (but a number of labels that is that of the names); a change of `num_channels` drops the
+        statistics of the old channels.
         """
-        if changes.get("label2id") and not changes.get("id2label"):
-            changes = {**changes, "id2label": {i: name for name, i in changes["label2id"].items()}}
-        if {"num_labels", "id2label"} & set(changes):
-            changes = {"num_labels": None, "id2label": None, "label2id": None, **changes}
-        if changes.get("num_channels", self.num_channels) != self.num_channels:
-            changes = {"image_mean": None, "image_std": None, **changes}
         refuse_unknown(changes)
-        return dataclasses.replace(self, **changes)
+        return type(self)(**changed(self._fields(), changes))
 
     @classmethod
     def from_size(cls, size: str, **changes: Any) -> VideoMAEConfig:
@@ -316,49 +229,61 @@ class VideoMAEConfig:
         return cls(**{**ORIGINAL_EPSILONS, **SIZES[size], **changes})
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> VideoMAEConfig:
-        """A configuration from the contents of a `config.json`; unknown keys go to `extra`."""
-        values = dict(values)
-        if values.pop("model_type", "videomae") != "videomae":
-            raise SettingError("its model_type is not 'videomae'.")
-        if "qv_bias" in values:  # the spelling of transformers 5
-            bias = values.pop("qv_bias")
-            if values.setdefault("qkv_bias", bias) != bias:
-                raise SettingError(
-                    f"qkv_bias={values['qkv_bias']} contradicts qv_bias={bias}; remove one of them."
-                )
-        known = {f.name for f in dataclasses.fields(cls)} - {"extra"}
-        extra = {k: v for k, v in values.items() if k not in known}
-        return cls(**{k: v for k, v in values.items() if k in known}, extra=extra)
+    def from_dict(cls, config_dict: Mapping[str, Any], **overrides: Any) -> VideoMAEConfig:
+        """A configuration from the contents of a `config.json`; unknown keys go to `extra`.
+
+        Args:
+          config_dict: what `to_dict` gave, or transformers wrote.
+          **overrides: fields that replace those of the file before anything is checked, as
+            `replace` does.
+        """
+        overrides = _one_spelling(overrides)
+        refuse_unknown(overrides)
+        values = _one_spelling(config_dict)
+        fields = {f.name for f in dataclasses.fields(cls)} - {"extra"}
+        extra = {name: value for name, value in values.items() if name not in fields}
+        known = {name: value for name, value in values.items() if name in fields}
+        return cls(**{"extra": extra, **changed(known, overrides)})
 
     def to_dict(self) -> dict[str, Any]:
         """What `config.json` holds; transformers 4 and 5 both read it."""
-        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        values = self._fields()
         extra = values.pop("extra")
         # it follows from id2label, and transformers drops the names where the two disagree
         del values["num_labels"]
-        values["id2label"] = {str(k): v for k, v in self.id2label.items()}
+        values["id2label"] = {str(i): name for i, name in self.id2label.items()}
         values["label2id"] = dict(self.label2id)
         for name in ("image_size", "image_mean", "image_std"):
             if isinstance(values[name], tuple):
                 values[name] = list(values[name])
-        return {**extra, "model_type": "videomae", **values}
+        return {**extra, "model_type": self.model_type, **values}
 
-    @classmethod
-    def from_json_file(cls, path: str | os.PathLike) -> VideoMAEConfig:
-        """Reads a `config.json`. Raises ValueError, naming the file, if it is not one."""
-        try:
-            with open(path, encoding="utf-8") as file:
-                values = json.load(file)
-            if not isinstance(values, dict):
-                raise SettingError(f"holds a JSON {type(values).__name__}, not an object")
-            return cls.from_dict(values)
-        except (ValueError, TypeError, RecursionError) as error:
-            raise SettingError(f"{path} is no VideoMAE configuration: {error}") from error
+    def to_diff_dict(self) -> dict[str, Any]:
+        """`to_dict` without the fields of all models of transformers that have their defaults."""
+        return {
+            name: value
+            for name, value in self.to_dict().items()
+            if name not in _COMMON_DEFAULTS or value != _COMMON_DEFAULTS[name]
+        }
 
-    def to_json_string(self) -> str:
-        """`to_dict` as indented JSON."""
-        return json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
+    def to_json_string(self, use_diff: bool = True) -> str:
+        """Indented JSON of `to_diff_dict`, or of `to_dict`."""
+        values = self.to_diff_dict() if use_diff else self.to_dict()
+        return json.dumps(values, indent=2, sort_keys=True) + "\n"
+
+    def to_json_file(self, json_file_path: str | os.PathLike, use_diff: bool = True) -> None:
+        """Writes `to_json_string` to a file, whole or not at all."""
+        write_file(json_file_path, lambda file: file.write(self.to_json_string(use_diff).encode()))
+
+
+def _refuse_assignment(self, name: str, value: Any = None) -> None:
+    raise dataclasses.FrozenInstanceError(
+        f"a configuration does not change; make another with config.replace({name}={value!r}), or "
+        "give the value to from_pretrained or to the model's call."
+    )
+
+
+VideoMAEConfig.__setattr__ = _refuse_assignment  # dataclasses writes its own into the class
 
 
 def refuse_unknown(names: Iterable[str], also: Sequence[str] = ()) -> None:
@@ -370,37 +295,3 @@ def refuse_unknown(names: Iterable[str], also: Sequence[str] = ()) -> None:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"; did you mean {near[0]}?" if near else "."
             raise SettingError(f"{name} is no field of VideoMAEConfig{others}{hint}")
-
-
-ORIGINAL_EPSILONS = {"layer_norm_eps": 1e-6, "decoder_norm_eps": 1e-6, "fc_norm_eps": 1e-6}
-
-
-def _size(
-    width, depth, heads, mlp, decoder_width, decoder_depth, decoder_heads, decoder_mlp, **also
-):
-    return {
-        "hidden_size": width,
-        "num_hidden_layers": depth,
-        "num_attention_heads": heads,
-        "intermediate_size": mlp,
-        "decoder_hidden_size": decoder_width,
-        "decoder_num_hidden_layers": decoder_depth,
-        "decoder_num_attention_heads": decoder_heads,
-        "decoder_intermediate_size": decoder_mlp,
-        **also,
-    }
-
-
-# VideoMAE, table 7 and its pre-training scripts; VideoMAE V2's modeling_pretrain.py. The decoder of
-# V1's L and H is 12 deep in its scripts, V2's is 4 deep throughout.
-SIZES = {
-    #             encoder                 decoder
-    #             width depth heads mlp   width depth heads mlp
-    "S": _size(384, 12, 6, 1536, 192, 4, 3, 768),
-    "B": _size(768, 12, 12, 3072, 384, 4, 6, 1536),
-    "L": _size(1024, 24, 16, 4096, 512, 12, 8, 2048),
-    "H": _size(1280, 32, 16, 5120, 640, 12, 8, 2560),
-    "L-v2": _size(1024, 24, 16, 4096, 512, 4, 8, 2048),
-    "H-v2": _size(1280, 32, 16, 5120, 512, 4, 8, 2048),
-    "g-v2": _size(1408, 40, 16, 6144, 512, 4, 8, 2234, patch_size=14),
-}

@@ -20,8 +20,8 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from vmae_jax import evaluators, sharding
-from vmae_jax.assembly import Steps, make_steps
+from vmae_jax import assembly, evaluators, sharding
+from vmae_jax.assembly import Steps
 from vmae_jax.checkpoints.checkpoint import Restored, read_newest
 from vmae_jax.choices import name_of, qualified_name
 from vmae_jax.data import input_probe, loader
@@ -66,7 +66,7 @@ def train(
     task, every = make_task(config), config.run
     looked_at = evaluators.wanted(config)
     with open_samples(config, task, workdir, evaluates=bool(looked_at)) as (samples, held_out):
-        steps = make_steps(config, task, num_records=len(samples.source))
+        steps = assembly.make_steps(config, task, num_records=len(samples.source))
         num_steps = steps.schedule.num_steps
         session = make_session(config, workdir, steps, force=force, profile=profile, on_log=on_log)
         with jax.set_mesh(steps.mesh), session as run:
@@ -117,7 +117,7 @@ def evaluate(
     if not chosen:
         raise SettingError("every_steps=0 in each section of evals: nothing is evaluated.")
     with open_samples(config, task, None, evaluates=True) as (samples, held_out):
-        steps = make_steps(config, task, num_records=len(samples.source))
+        steps = assembly.make_steps(config, task, num_records=len(samples.source))
         with jax.set_mesh(steps.mesh), distributed.end_all_on_error():
             newest = read_newest(
                 os.path.join(workdir, "checkpoints"), {"params": steps.state.params}

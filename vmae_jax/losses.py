@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from vmae_jax.config import PROBLEM_TYPES
+from vmae_jax.config_checks import PROBLEM_TYPES
 
 
 def _same_shape(predictions: jax.Array, targets: jax.Array) -> None:

@@ -7,8 +7,8 @@ it.
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,16 +18,69 @@ from vmae_jax import randomness
 from vmae_jax.errors import SettingError
 
 
-class Mask(NamedTuple):
-    """Token indices into the flattened (t, h, w) grid, each row ascending.
+@jax.tree_util.register_pytree_with_keys_class
+@dataclasses.dataclass(frozen=True, eq=False)
+class Mask:
+    """Token indices into the flattened (t, h, w) grid. A pytree; `num_tokens` is static.
+
+    A token may be neither visible nor masked: then the encoder does not see it, and the decoder
+    does not predict it (as with VideoMAE V2's decoder mask).
 
     Attributes:
-      visible: int32 [B, N_vis], given to the encoder.
-      masked: int32 [B, N_mask], predicted by the decoder.
+      visible: int32 [B, N_vis], given to the encoder; each row ascending.
+      masked: int32 [B, N_mask], predicted by the decoder; each row ascending.
+      num_tokens: N, tokens of a clip; None if every token is either visible or masked.
+
+    Raises:
+      ValueError: for shapes, dtypes or a number of tokens that do not fit; outside jit also for an
+        index that is not in [0, N), or that a clip has twice.
     """
 
     visible: jax.Array
     masked: jax.Array
+    num_tokens: int | None = None
+
+    def __post_init__(self):
+        visible, masked = jnp.asarray(self.visible), jnp.asarray(self.masked)
+        if visible.ndim != 2 or masked.ndim != 2 or len(visible) != len(masked):
+            raise ValueError(
+                f"visible has shape {visible.shape} and masked {masked.shape}, but both must be "
+                "(batch, tokens), with the same batch."
+            )
+        if not all(jnp.issubdtype(array.dtype, jnp.integer) for array in (visible, masked)):
+            raise ValueError(
+                f"visible has dtype {visible.dtype} and masked {masked.dtype}, but both must be "
+                "integer indices; Mask.from_bool takes booleans."
+            )
+        num_given = visible.shape[1] + masked.shape[1]
+        num_tokens = num_given if self.num_tokens is None else self.num_tokens
+        if num_given > num_tokens:
+            raise ValueError(
+                f"num_tokens={num_tokens}, but {visible.shape[1]} tokens are visible and "
+                f"{masked.shape[1]} masked; no token can be both."
+            )
+        if _can_be_read(visible) and _can_be_read(masked):
+            _check_indices(np.concatenate([visible, masked], axis=1), num_tokens)
+        self._set(visible, masked, num_tokens)
+
+    def _set(self, visible, masked, num_tokens: int) -> None:
+        object.__setattr__(self, "visible", visible)
+        object.__setattr__(self, "masked", masked)
+        object.__setattr__(self, "num_tokens", num_tokens)
+
+    def tree_flatten_with_keys(self):
+        """For jax: the two arrays with their names, and the static number of tokens."""
+        arrays = [
+            (jax.tree_util.GetAttrKey(name), getattr(self, name)) for name in ("visible", "masked")
+        ]
+        return arrays, self.num_tokens
+
+    @classmethod
+    def tree_unflatten(cls, num_tokens: int, arrays) -> Mask:
+        """For jax. Nothing is checked, for its transformations put in what they like."""
+        mask = object.__new__(cls)
+        mask._set(*arrays, num_tokens)
+        return mask
 
     @classmethod
     def from_bool(cls, bool_masked_pos, *, num_masked: int | None = None) -> Mask:
@@ -91,11 +144,29 @@ class Mask(NamedTuple):
         )
 
     def to_bool(self) -> jax.Array:
-        """bool [B, N], True = hidden."""
-        batch_size, num_visible = self.visible.shape
-        num_tokens = num_visible + self.masked.shape[1]
-        rows = jnp.arange(batch_size)[:, None]
-        return jnp.zeros((batch_size, num_tokens), bool).at[rows, self.masked].set(True)
+        """bool [B, N], True = hidden from the encoder, whether or not the decoder predicts it."""
+        hidden = jnp.ones((*self.visible.shape[:-1], self.num_tokens), bool)
+        return jnp.put_along_axis(hidden, self.visible, False, axis=-1, inplace=False)
+
+
+def _can_be_read(array) -> bool:
+    """Whether the values are at hand: not under jit, nor spread over other processes."""
+    if isinstance(array, jax.core.Tracer):
+        return False
+    return getattr(array, "is_fully_addressable", True)
+
+
+def _check_indices(indices: np.ndarray, num_tokens: int) -> None:
+    """Raises ValueError unless each row [B, n] holds n different tokens of N."""
+    if outside := indices[(indices < 0) | (indices >= num_tokens)].tolist():
+        raise ValueError(f"token {outside[0]} is not in [0, num_tokens={num_tokens}).")
+    ordered = np.sort(indices, axis=1)
+    clips, places = np.nonzero(ordered[:, 1:] == ordered[:, :-1])
+    if len(clips):
+        raise ValueError(
+            f"token {ordered[clips[0], places[0]]} of clip {clips[0]} occurs twice; a token is "
+            "visible, or masked, or neither."
+        )
 
 
 def _num_hidden(name: str, places: int, mask_ratio: float) -> int:
@@ -130,8 +201,11 @@ def tube_mask(
     noise = randomness.uniform(randomness.clip_keys(key, batch_size), (h * w,))
     space = Mask._from_order(jnp.argsort(noise, axis=1), per_step)
     steps = jnp.arange(t, dtype=jnp.int32)[:, None] * (h * w)
-    over_time = [(steps + x[:, None, :]).reshape(batch_size, -1) for x in space]
-    return Mask(*over_time)
+
+    def over_time(places):
+        return (steps + places[:, None, :]).reshape(batch_size, -1)
+
+    return Mask(over_time(space.visible), over_time(space.masked))
 
 
 def random_mask(
@@ -160,8 +234,11 @@ def frame_mask(
     noise = randomness.uniform(randomness.clip_keys(key, batch_size), (t,))
     time = Mask._from_order(jnp.argsort(noise, axis=1), hidden_steps)
     places = jnp.arange(h * w, dtype=jnp.int32)
-    over_space = [(x[:, :, None] * (h * w) + places).reshape(batch_size, -1) for x in time]
-    return Mask(*over_space)
+
+    def over_space(steps):
+        return (steps[:, :, None] * (h * w) + places).reshape(batch_size, -1)
+
+    return Mask(over_space(time.visible), over_space(time.masked))
 
 
 MASKS = {"tube": tube_mask, "random": random_mask, "frame": frame_mask}

@@ -33,8 +33,9 @@ class Rendering(NamedTuple):
       name: a few words.
       statistics: where mean and contrast of the hidden patches come from, for a caption.
       leaks: whether that includes the truth.
-      video, zero_video: fp32 [B, T, H, W, C] in [0, 1]; visible patches are the original's.
-      error, zero_error: fp64 [B], mean squared error of the hidden values, clipped to [0, 1].
+      video, zero_video: fp32 [B, T, H, W, C] in [0, 1]; visible patches are the original's, and
+        what the mask neither shows nor has predicted is grey.
+      error, zero_error: fp64 [B], mean squared error of the predicted values, clipped to [0, 1].
     """
 
     name: str
@@ -104,7 +105,7 @@ def reconstruct(model: VideoMAE, video: np.ndarray, mask: Mask) -> Reconstructio
             f"video has shape {video.shape} and dtype {video.dtype}, but this model takes "
             f"(batch, {', '.join(map(str, expected))}) of uint8."
         )
-    found = (len(mask.visible), mask.visible.shape[1] + mask.masked.shape[1])
+    found = (len(mask.visible), mask.num_tokens)
     if found != (len(video), c.num_tokens):
         raise ValueError(
             f"mask is for {found[0]} clips of {found[1]} tokens, but there are {len(video)} clips "
@@ -149,6 +150,8 @@ def render(
     truth = np.take_along_axis(pixels, masked, axis=1)  # [B, N_mask, P]
     seen = np.take_along_axis(pixels, visible, axis=1)
     weights = interpolation_weights(mask, c.grid)
+    hidden = np.asarray(mask.to_bool())[..., None]  # [B, N, 1]
+    base = np.where(hidden, np.float32(GREY), pixels)  # what is never predicted stays grey
 
     def interpolate(statistics):  # [B, N_vis, 1, C] -> [B, N_mask, 1, C]
         return (weights @ statistics[:, :, 0])[:, :, None]
@@ -160,7 +163,7 @@ def render(
         """The video with hidden tubelets of these values, and their mean squared error per clip."""
         values = np.broadcast_to(values, per_channel(truth).shape).reshape(truth.shape)
         values = np.clip(values, 0, 1)
-        filled = pixels.copy()
+        filled = base.copy()
         np.put_along_axis(filled, masked, values, axis=1)
         error = np.square(values.astype(np.float64) - truth).mean(axis=(1, 2))
         return unpatchify(filled, c.grid, c.tubelet_size, c.patch_size), error
@@ -195,9 +198,7 @@ def render(
         zero = np.float32(0)
         renderings = (rendering("pixels as predicted", statistics, False, zero, np.float32(1)),)
 
-    hidden = np.zeros(pixels.shape[:2], bool)
-    np.put_along_axis(hidden, masked[..., 0], True, axis=1)
-    hidden = np.repeat(hidden[..., None], c.tubelet_size * c.patch_size**2, axis=-1)
+    hidden = np.repeat(hidden, c.tubelet_size * c.patch_size**2, axis=-1)
     original = unpatchify(pixels, c.grid, c.tubelet_size, c.patch_size)
     hidden = unpatchify(hidden, c.grid, c.tubelet_size, c.patch_size)[..., 0]
     shown = np.where(hidden[..., None], np.float32(GREY), original)

@@ -10,14 +10,14 @@ from typing import Any
 
 import jax
 
-import train
 from configs import default
 from tests.chaos.campaign import Scene
 from tests.chaos.painted import NUM_RECORDS
 from tests.chaos.runs import SETTINGS, facts_of
-from vmae_jax import assembly
+from vmae_jax import assembly, loop
 from vmae_jax.checkpoints import checkpoint, saving
 from vmae_jax.checkpoints.fingerprints import named_leaves, to_plain
+from vmae_jax.tasks import make_task
 from vmae_jax.weights.initial_params import ENCODER
 
 # what the run has otherwise than the checkpoint
@@ -88,7 +88,8 @@ def _config(changes: dict[str, Any]):
 
 
 def _steps(changes: dict[str, Any]) -> assembly.Steps:
-    return assembly.make_steps(_config(changes), num_records=NUM_RECORDS["train"])
+    config = _config(changes)
+    return assembly.make_steps(config, make_task(config), num_records=NUM_RECORDS["train"])
 
 
 def _start(path: Path, changes: dict[str, Any]):
@@ -96,7 +97,7 @@ def _start(path: Path, changes: dict[str, Any]):
     config = _config({**changes, "init.checkpoint": str(path)})
     steps = _steps(changes)
     with jax.set_mesh(steps.mesh):
-        return train.fresh_state(config, steps)
+        return loop.fresh_state(config, make_task(config), steps)[0]
 
 
 def _wrong_start(path: Path, ours: dict[str, jax.Array]) -> str | None:

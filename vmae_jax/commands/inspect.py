@@ -87,20 +87,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Prints the description.
+    """Prints what is there.
 
     Raises:
-      ValueError, OSError: for a path that cannot be used.
+      SettingError, OSError: for a path that cannot be used.
     """
     if (source := _data_set(args)) is not None:
         _inspect_data(source, args)
         return
-    from vmae_jax.weights.checkpoint_report import as_text, describe
-    from vmae_jax.weights.pretrained import open_checkpoint
+    from vmae_jax.weights.checkpoint_report import as_text, checkpoint_report
+    from vmae_jax.weights.stored import open_checkpoint
 
     with open_checkpoint(args.path, args.revision) as stored:
-        described = describe(stored, given_heads(args))
-    print(json.dumps(described, indent=2) if args.json else as_text(described))
+        report = checkpoint_report(stored, given_heads(args))
+    print(json.dumps(report, indent=2) if args.json else as_text(report))
 
 
 def _data_set(args: argparse.Namespace) -> VideoSource | None:

@@ -164,7 +164,8 @@ class _PreTrainedModel(nnx.Module):
             another shape is named, and nothing is loaded.
           OSError: if the hub cannot be reached and the files are not in its cache.
         """
-        from vmae_jax.weights import pretrained
+        from vmae_jax.weights.pretrained import load
+        from vmae_jax.weights.stored import open_checkpoint
 
         refuse_unknown(options, also=_COMPUTE_FIELDS)
         compute = {k: v for k, v in options.items() if k in _COMPUTE_FIELDS}
@@ -172,8 +173,8 @@ class _PreTrainedModel(nnx.Module):
         if config is not None:
             described = config.replace(**changes)
             changes = {f.name: getattr(described, f.name) for f in dataclasses.fields(described)}
-        with pretrained.open_checkpoint(path, revision) as stored:
-            core, report = pretrained.load(
+        with open_checkpoint(path, revision) as stored:
+            core, report = load(
                 stored,
                 decoder=cls._decoder,
                 classifier=cls._classifier,
@@ -201,9 +202,9 @@ class _PreTrainedModel(nnx.Module):
           max_shard_size: bytes, or text like "500MB" (MB = 10^6 bytes). A larger model is written
             as several files and `model.safetensors.index.json`.
         """
-        from vmae_jax.weights import export
+        from vmae_jax.huggingface.saving import save_folder
 
-        export.save_hugging_face(self.core, path, type(self).__name__, max_shard_size)
+        save_folder(self.core, path, type(self).__name__, max_shard_size)
 
     def gradient_checkpointing_enable(self) -> None:
         """Computes each block again in the backward pass instead of keeping its activations."""

@@ -107,10 +107,10 @@ class Pretraining(Task):
         pixels = model.tubelet_size * model.patch_size**2
         return Baseline("predicting zero", (pixels - 1) / pixels)
 
-    def work(self, model: VideoMAEConfig) -> list[Work]:
+    def work(self, model: VideoMAEConfig) -> Work:
         """Of encoder, decoder and their projections."""
         mask = jax.eval_shape(lambda keys: self.draw_mask(keys, model), _one_key())
-        return [pretraining_work(model, mask.masked.shape[1])]
+        return pretraining_work(model, mask.masked.shape[1])
 
 
 def _one_key() -> jax.Array:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import abc
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
 from flax import nnx
 
 from vmae_jax.config import VideoMAEConfig
-from vmae_jax.data import clip_maker
-from vmae_jax.data.clip_maker import ClipMaker
-from vmae_jax.data.sources.video_source import VideoSource
-from vmae_jax.flops import Work
+from vmae_jax.flops import Work, classification_work
 from vmae_jax.videomae import VideoMAE
 from vmae_jax.vit import Compute
+
+if TYPE_CHECKING:
+    from vmae_jax.data.clip_maker import ClipMaker
+    from vmae_jax.data.sources.video_source import VideoSource
 
 # Array name -> (shape of one group of samples, dtype). A group is what is made of the same frames.
 Arrays = dict[str, tuple[tuple[int, ...], Any]]
@@ -89,6 +90,8 @@ class Task(abc.ABC):
         Raises:
           SettingError: for options that cannot work.
         """
+        from vmae_jax.data import clip_maker  # decodes video, which models go without
+
         frames = model.num_frames, data.frame_stride
         if held_out:
             transform = clip_maker.centre_view(model.frame_size, data.resize)
@@ -165,6 +168,7 @@ class Task(abc.ABC):
         """What a trivial prediction would score, where that is a constant."""
         return None
 
-    def work(self, model: VideoMAEConfig) -> list[Work]:
-        """The arithmetic of a clip, from which `plan` makes its bounds; [] if it is not known."""
-        return []
+    def work(self, model: VideoMAEConfig) -> Work:
+        """The arithmetic of a clip in a step, from which `plan` makes its bounds: here that of an
+        encoder over all tokens, and a head over their mean."""
+        return classification_work(model)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import collective_classes
 import pytest
 
-from vmae_jax.plan import traffic
-from vmae_jax.plan.collectives import Collective
-from vmae_jax.plan.hlo import Shape
+from vmae_jax.plan.collectives import Array, Collective
+from vmae_jax.plan.program import Instruction
 
 PARAMETERS = {
     "encoder/attention/qkv/kernel": (12, 768, 3, 12, 64),
@@ -22,11 +22,12 @@ FORWARD = "jit(train_step)/jvp()/while/body/convert_element_type"
 def flows(
     kind, shapes, op_name="", *, mesh=(2, 4, 1), groups=(), times=1, num_slices=1, between=False
 ):
-    sizes = dict(zip(traffic.AXES, mesh, strict=True))
-    sides = traffic.parameter_sides(PARAMETERS, ("encoder", "decoder"), sizes)
-    arrays = tuple(Shape(dtype, dims) for dtype, dims in shapes)
-    found = Collective(kind, arrays, times, groups, between, op_name, "")
-    return traffic.classify([found], sides, sizes, num_slices)
+    sizes = dict(zip(collective_classes.AXES, mesh, strict=True))
+    sides = collective_classes.parameter_sides(PARAMETERS, ("encoder", "decoder"), sizes)
+    arrays = tuple(Array(dtype, dims) for dtype, dims in shapes)
+    line = Instruction("", "it", "", kind, "")
+    found = Collective(kind, arrays, times, groups, between, line, "main")
+    return collective_classes.classify([(found, op_name, "")], sides, sizes, num_slices)
 
 
 def classes(*args, **kwargs):
@@ -71,7 +72,7 @@ def test_tokens_masks_noise_and_pixels_are_faults_without_tensor(dtype, dims, ki
     pairs = ((0, 1), (1, 0)) if kind == "collective-permute" else ()
     found = flows(kind, [(dtype, dims)], FORWARD, groups=pairs)
     assert [flow.what for flow in found] == ["other"]
-    assert traffic.faults(found) == found
+    assert collective_classes.faults(found) == found
 
 
 def test_activations_may_cross_the_tensor_axis_and_no_other():
@@ -95,7 +96,7 @@ def test_a_fused_sum_is_told_apart_array_by_array():
     gradient, scalar = flows("all-reduce", [("bf16", (1536, 768)), ("f32", ())], BACKWARD, times=3)
     assert (gradient.what, gradient.num_bytes) == ("gradients", 1536 * 768 * 2)
     assert (scalar.what, scalar.num_bytes) == ("scalars", 4)
-    assert traffic.totals([gradient, scalar]) == {
+    assert collective_classes.totals([gradient, scalar]) == {
         "gradients": {"bytes": 3 * 1536 * 768 * 2, "count": 3},
         "scalars": {"bytes": 12, "count": 3},
     }
@@ -155,3 +156,9 @@ def test_what_is_gathered_along_data_is_the_rest_of_a_sum():
     assert classes("all-gather", [("bf16", (768, 3072))], groups=groups) == ["gradients"]
     groups = ((0, 1, 2, 3), (4, 5, 6, 7))
     assert classes("all-gather", [("bf16", (768, 3072))], groups=groups) == ["parameters"]
+
+
+def test_what_runs_an_unknown_number_of_times_is_a_fault_and_has_no_total():
+    found = flows("all-reduce", [("bf16", (1536, 768))], BACKWARD, times=None)
+    assert collective_classes.faults(found) == found
+    assert collective_classes.totals(found) == {"gradients": {"bytes": None, "count": None}}
