@@ -17,6 +17,7 @@ from vmae_jax import sharding
 from vmae_jax.configs import default
 from vmae_jax.data import clip_maker
 from vmae_jax.data.sources.video_source import VideoRecord, VideoSource
+from vmae_jax.data.video.reader import VideoReader
 from vmae_jax.evaluators.evaluator import Evaluator, predictions
 from vmae_jax.losses import classification_loss
 from vmae_jax.patches import normalize, patchify, scale_pixels
@@ -38,7 +39,7 @@ class _Squares(VideoSource):
         return _Reader(int(self[i].clip_id.split()[1]))
 
 
-class _Reader:
+class _Reader(VideoReader):
     num_frames, fps = 6, 25.0
 
     def __init__(self, number):
@@ -51,12 +52,6 @@ class _Reader:
         for frame, i in zip(frames, indices, strict=True):
             frame[top : top + 6, 2 * i : 2 * i + 5] = colour
         return frames
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *exception):
-        pass
 
 
 # The task.

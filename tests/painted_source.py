@@ -13,7 +13,7 @@ from vmae_jax.data.bad_clips import BadClips
 from vmae_jax.data.clip_maker import ClipMaker
 from vmae_jax.data.samples import HeldOutSamples, TrainingSamples
 from vmae_jax.data.sources.video_source import VideoRecord, VideoSource
-from vmae_jax.data.video.reader import VideoError
+from vmae_jax.data.video.reader import VideoError, VideoReader
 
 
 class PaintedSource(VideoSource):
@@ -59,7 +59,7 @@ class SteppedSource(PaintedSource):
         return reader
 
 
-class PaintedReader:
+class PaintedReader(VideoReader):
     def __init__(self, source, i):
         self.num_frames, self.i, self.source = source.num_frames, i, source
 
@@ -69,12 +69,6 @@ class PaintedReader:
         frames[..., 1] = np.asarray(indices)[:, None, None]
         frames[..., 2] = np.arange(self.source.width) * 5
         return frames
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *exception):
-        pass
 
 
 def random_clip(

@@ -34,7 +34,7 @@ def test_options_of_version_1_are_read_under_the_names_of_today(tmp_path):
         "seed": 3,
         "task": "pretraining",
         "pretraining": {"mask": "tube", "mask_ratio": 0.75, "loss": "l1"},
-        "evals": {"held_out": {"every_steps": 6}, "pictures": {"num_clips": 0}},
+        "evals": {"held_out": {"every_steps": 6}, "reconstructions": {"num_clips": 0}},
         "run": {"log_every_steps": 1},
     }
 

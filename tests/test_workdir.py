@@ -196,7 +196,7 @@ def test_a_workdir_of_older_code_goes_on_with_the_same_options_under_other_names
         "pretraining": objective,
         "evals": {
             "held_out": {"every_steps": run.pop("eval_every_steps")},
-            "pictures": {"num_clips": run.pop("picture_clips")},
+            "reconstructions": {"num_clips": run.pop("picture_clips")},
         },
     }
     check(tmp_path, now)

@@ -6,7 +6,7 @@ import numpy as np
 
 from vmae_jax.data.datasets import Dataset
 from vmae_jax.data.sources.video_source import VideoRecord, VideoSource
-from vmae_jax.data.video.reader import checked_indices
+from vmae_jax.data.video.reader import VideoReader, checked_indices
 
 NUM_RECORDS = {"train": 24, "held_out": 4}
 _NUM_FRAMES, _SIZE = 12, (20, 24)
@@ -19,7 +19,7 @@ class _Painted(VideoSource):
         return _Reader(self[i])
 
 
-class _Reader:
+class _Reader(VideoReader):
     num_frames, fps = _NUM_FRAMES, 25.0
     height, width = _SIZE
 
@@ -32,15 +32,6 @@ class _Reader:
         rng = np.random.default_rng(self._record.label)
         frames = rng.integers(0, 256, (_NUM_FRAMES, *_SIZE, 3), np.uint8)
         return frames[indices]
-
-    def close(self) -> None:
-        pass
-
-    def __enter__(self) -> _Reader:
-        return self
-
-    def __exit__(self, *exception) -> None:
-        pass
 
 
 def _open(path: str | None, split: str) -> VideoSource:

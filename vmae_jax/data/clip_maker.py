@@ -92,23 +92,15 @@ def _strided(function: Callable, num_frames: int, frame_stride: int) -> Sampler:
 def _pretraining_frames(
     reader: VideoReader, rng: np.random.Generator, *, num_frames: int, frame_stride: int
 ) -> np.ndarray:
-    return pretraining_indices(
-        reader.num_frames, num_frames, frame_stride, rng, **_kept_frames(reader)
-    )
+    kept = {"frame_step": reader.frame_step, "frame_phase": reader.frame_phase}
+    return pretraining_indices(reader.num_frames, num_frames, frame_stride, rng, **kept)
 
 
 def _centre_frames(
     reader: VideoReader, rng: np.random.Generator, *, num_frames: int, frame_stride: int
 ) -> np.ndarray:
-    return centre_indices(reader.num_frames, num_frames, frame_stride, **_kept_frames(reader))
-
-
-def _kept_frames(reader: VideoReader) -> dict[str, int]:
-    """Which frames a prepared set has kept; a reader of videos has all."""
-    return {
-        "frame_step": getattr(reader, "frame_step", 1),
-        "frame_phase": getattr(reader, "frame_phase", 0),
-    }
+    kept = {"frame_step": reader.frame_step, "frame_phase": reader.frame_phase}
+    return centre_indices(reader.num_frames, num_frames, frame_stride, **kept)
 
 
 # Transforms.

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from vmae_jax.data.clip_maker import pretraining_frames
 from vmae_jax.data.report import visit
 from vmae_jax.data.sample_numbers import sample_rng
 from vmae_jax.data.sources.video_source import VideoRecord, VideoSource
 from vmae_jax.data.video.augment import crop_and_resize, sample_crop_box
-from vmae_jax.data.video.clips import pretraining_indices
 from vmae_jax.errors import SettingError
 
 NUM_FRAMES, IMAGE_SIZE = 16, (224, 224)
@@ -53,14 +53,7 @@ class Look:
         """
         rng = sample_rng(0, i)
         with self.source.open(i) as reader:
-            indices = pretraining_indices(
-                reader.num_frames,
-                NUM_FRAMES,
-                self.frame_stride,
-                rng,
-                frame_step=reader.frame_step,
-                frame_phase=reader.frame_phase,
-            )
+            indices = pretraining_frames(NUM_FRAMES, self.frame_stride)(reader, rng)
             frames = reader.read(indices)
         _, height, width, _ = frames.shape
         boxes = [sample_crop_box(height, width, IMAGE_SIZE, rng) for _ in range(self.repeat)]
