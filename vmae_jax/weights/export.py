@@ -88,7 +88,7 @@ def save_hugging_face(
     if processor is None and not _has_processor_for(directory, config):
         processor = _processor_for(config)
     if processor is not None:
-        writers[PROCESSOR_FILE] = lambda file: file.write(processor.to_json().encode())
+        writers[PROCESSOR_FILE] = lambda file: file.write(processor.to_json_string().encode())
     writers[CONFIG_FILE] = _json(described)
     write_files(directory, writers, obsolete=lambda name: bool(_WEIGHTS.fullmatch(name)))
 

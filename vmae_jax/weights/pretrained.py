@@ -17,6 +17,7 @@ import logging
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -93,13 +94,19 @@ class Stored(NamedTuple):
 
 
 @contextlib.contextmanager
-def open_checkpoint(path: str | os.PathLike, revision: str | None = None) -> Iterator[Stored]:
+def open_checkpoint(
+    path: str | os.PathLike,
+    revision: str | None = None,
+    *,
+    overrides: Mapping[str, Any] = MappingProxyType({}),
+) -> Iterator[Stored]:
     """A checkpoint of any layout in `layouts.LAYOUTS`.
 
     Args:
       path: a file (`.pth`, `.pt`, `.bin`, `.ckpt`, or `.safetensors`); a folder in Hugging Face's
         form, or DeepSpeed's; the workdir of a run of ours, or one of its steps; or a hub id.
       revision: branch, tag or commit of a hub id.
+      overrides: fields of the configuration, without which a `config.json` may contradict itself.
     Raises:
       FileNotFoundError: if there is nothing of that name.
       ValueError: if a file is damaged, or of no layout that is known (mostly `WeightFileError`,
@@ -122,17 +129,21 @@ def open_checkpoint(path: str | os.PathLike, revision: str | None = None) -> Ite
             yield _described(path, tensors)
     elif os.path.isdir(path):
         with weight_files.open_directory(path) as tensors:
-            yield _described(path, tensors, os.path.join(path, hub.CONFIG_FILE))
+            yield _described(path, tensors, os.path.join(path, hub.CONFIG_FILE), overrides)
     elif not os.path.lexists(path):
         raise FileNotFoundError(
             f"{path!r} does not exist here, and an id on the hub looks like 'organisation/name'."
         )
     elif path.endswith(".safetensors"):
         with weight_files.open_safetensors(path) as tensors:
-            yield _described(path, tensors, os.path.join(os.path.dirname(path), hub.CONFIG_FILE))
+            yield _described(path, tensors, _config_beside(path), overrides)
     else:
         with _open_torch(path) as tensors:
-            yield _described(path, tensors, os.path.join(os.path.dirname(path), hub.CONFIG_FILE))
+            yield _described(path, tensors, _config_beside(path), overrides)
+
+
+def _config_beside(path: str) -> str:
+    return os.path.join(os.path.dirname(path), hub.CONFIG_FILE)
 
 
 def _open_run(step: os.PathLike) -> Stored:
@@ -167,7 +178,10 @@ def _open_torch(path: str) -> Iterator[dict[str, Tensor]]:
 
 
 def _described(
-    path: str, stored: Mapping[str, Tensor], config_file: str | os.PathLike = ""
+    path: str,
+    stored: Mapping[str, Tensor],
+    config_file: str | os.PathLike = "",
+    overrides: Mapping[str, Any] = MappingProxyType({}),
 ) -> Stored:
     """The layout and configuration of a file's tensors."""
     layout = layouts.identify(stored)
@@ -192,7 +206,7 @@ def _described(
                 f"{config_file} does not exist; weights in Hugging Face's layout need it, for "
                 "they do not tell the number of heads nor the epsilons."
             )
-        return Stored(path, layout, _published(config_file), (), tensors)
+        return Stored(path, layout, _published(config_file, overrides), (), tensors)
     if layout is layouts.MMACTION2:
         _check_position_buffer(path, tensors)
         tensors = {n: t for n, t in tensors.items() if not n.startswith("data_preprocessor.")}
@@ -200,9 +214,15 @@ def _described(
     return Stored(path, layout, config, unknown, tensors)
 
 
-def _published(config_file: str | os.PathLike) -> VideoMAEConfig:
-    """A `config.json`, obeyed; with a warning if its heads are not those of its size."""
-    config = VideoMAEConfig.from_json_file(config_file)
+def _published(config_file: str | os.PathLike, overrides: Mapping[str, Any]) -> VideoMAEConfig:
+    """A `config.json`, obeyed; with a warning if its heads are not those of its size.
+
+    One that holds only with `overrides` is read with them.
+    """
+    try:
+        config = VideoMAEConfig.from_json_file(config_file)
+    except SettingError:
+        config = VideoMAEConfig.from_json_file(config_file, **overrides)
     for name, size in SIZES.items():
         same = all(
             getattr(config, field) == size[field] for field in ("hidden_size", "num_hidden_layers")
