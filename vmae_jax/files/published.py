@@ -139,7 +139,6 @@ class JsonFile(Published):
     def save_pretrained(
         self,
         save_directory: str | os.PathLike,
-        *,
         push_to_hub: bool = False,
         **push_options: Any,
     ) -> None:

@@ -227,7 +227,7 @@ class PreTrainedModel(nnx.Module, Published):
         self,
         save_directory: str | os.PathLike,
         *,
-        max_shard_size: int | str = "5GB",
+        max_shard_size: int | str = "10GB",
         safe_serialization: bool = True,
         push_to_hub: bool = False,
         **push_options: Any,
