@@ -587,7 +587,7 @@ MODELS = [
     differs(
         "hasattr(model, 'core')",
         True,
-        "the model of tokens, which training uses; `from_core` puts a class on parameters that exist",
+        "the model of tokens, which training uses; `from_core` puts a class on one that exists",
         shown="model.core",
     ),
     differs(
