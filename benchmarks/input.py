@@ -182,7 +182,7 @@ def make_videos(folder: Path, count: int, seconds: int) -> list[dict]:
 
 
 def mp4_source(folder: Path, data: str):
-    from vmae_jax.data.sources.source import VideoRecord, VideoSource
+    from vmae_jax.data.sources.video_source import VideoRecord, VideoSource
 
     return VideoSource([VideoRecord(str(path), path.name) for path in videos(folder, data)])
 
@@ -196,9 +196,9 @@ def prepare_sets(folder: Path) -> dict:
     for name, (short_side, frame_step) in PREPARED.items():
         settings = Settings(frame_step=frame_step, short_side=short_side)
         source = mp4_source(folder, str(short_side))
-        manifest = prepare(source, folder / name, settings, workers=1, say=lambda text: None)
-        entries = [entry for shard in manifest["shards"] for entry in shard["records"]]
-        size = sum(shard["bytes"] for shard in manifest["shards"])
+        index = prepare(source, folder / name, settings, workers=1, say=lambda text: None)
+        entries = [entry for shard in index["shards"] for entry in shard["records"]]
+        size = sum(shard["bytes"] for shard in index["shards"])
         source_bytes = sum(entry["source_bytes"] for entry in entries)
         found[name] = {"bytes": size, "source_bytes": source_bytes, "videos": len(entries)}
     return found
@@ -224,13 +224,13 @@ def final_crop_psnr(folder: Path, name: str, numbers: Sequence[int]) -> dict:
     import decord
     from PIL import Image
 
-    from vmae_jax.data.prepared.source import PreparedSource
-    from vmae_jax.data.samples import RandomClip, sample_rng
+    from vmae_jax.data.prepared.prepared_source import PreparedSource
+    from vmae_jax.data.sample_numbers import sample_rng
     from vmae_jax.data.video.augment import sample_crop_box
     from vmae_jax.data.video.clips import pretraining_indices
 
     source, paths = PreparedSource(folder / name), videos(folder, str(PREPARED[name][0]))
-    make = RandomClip(source, NUM_FRAMES, 4, IMAGE_SIZE)
+    make = training_clips(source)
     errors = []
     for d in numbers:
         i = d % len(paths)
@@ -278,7 +278,7 @@ class OfficialClips:
         import torch
         from PIL import Image
 
-        from vmae_jax.data.samples import record_index, sample_rng
+        from vmae_jax.data.sample_numbers import record_index, sample_rng
         from vmae_jax.data.video.augment import sample_crop_box
         from vmae_jax.data.video.clips import pretraining_indices
 
@@ -349,8 +349,8 @@ class OfficialLoader:
 
 def our_source(folder: Path, data: str):
     """A source that pretends to have NUM_RECORDS videos."""
-    from vmae_jax.data.prepared.source import PreparedSource
-    from vmae_jax.data.sources.source import VideoRecord, VideoSource
+    from vmae_jax.data.prepared.prepared_source import PreparedSource
+    from vmae_jax.data.sources.video_source import VideoRecord, VideoSource
 
     class Repeated(VideoSource):
         needs_isolation = False
@@ -372,12 +372,23 @@ def our_source(folder: Path, data: str):
     )
 
 
+def training_clips(source, stride: int = 4, repeat: int = 1, canvas=None):
+    """What makes the clips of pre-training."""
+    from vmae_jax.data import clip_maker
+
+    return clip_maker.ClipMaker(
+        source,
+        clip_maker.pretraining_frames(NUM_FRAMES, stride),
+        clip_maker.random_crops(IMAGE_SIZE, repeat, canvas=canvas),
+    )
+
+
 class OurClips:
-    """`PretrainingSamples`, as training uses it; `seconds` of its stages only if `staged`."""
+    """`TrainingSamples`, as training uses it; `seconds` of its stages only if `staged`."""
 
     def __init__(self, folder: Path, variant: Variant, staged: bool = False):
         from vmae_jax.data.bad_clips import BadClips
-        from vmae_jax.data.samples import PretrainingSamples, RandomClip
+        from vmae_jax.data.samples import TrainingSamples
 
         source = our_source(folder, variant.data)
         self.seconds: dict[str, float] = {}
@@ -385,16 +396,9 @@ class OurClips:
             source = _Staged(source, self.seconds)
         if staged or variant.in_process:
             source.needs_isolation = False
-        make = RandomClip(
-            source,
-            NUM_FRAMES,
-            variant.stride,
-            IMAGE_SIZE,
-            variant.repeat,
-            canvas=variant.canvas,
-        )
+        make = training_clips(source, variant.stride, variant.repeat, variant.canvas)
         bad_clips = BadClips(None, len(source), 0.05)
-        self.samples = PretrainingSamples(make, SEED, bad_clips=bad_clips)
+        self.samples = TrainingSamples(make, SEED, repeat=variant.repeat, bad_clips=bad_clips)
 
     def __getitem__(self, d: int):
         return self.samples.group(d)

@@ -5,7 +5,9 @@
 No TPU is needed (pip install 'vmae_jax[plan]'). Each cell is compiled in a process of its own, one
 at a time; one that fails is reported as such, and the exit status is 1. `--resume` takes over the
 cells that the output file has already. The batch follows from the clips per chip: a table of what
-machines can hold, where a recipe's batch is another (learning rates then scale with it).
+machines can hold, where a recipe's batch is another (learning rates then scale with it). What
+collectives carry is told by `tests/collective_classes.py`, as in the tests: a row that sends more
+than gradients, parameters and scalars makes the status 1.
 """
 
 from __future__ import annotations
@@ -13,14 +15,19 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
+import os
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import NamedTuple
 
+os.environ["JAX_PLATFORMS"] = "cpu"  # of this process, which compiles nothing
+
 from train_step import command_line, machine, versions, write_json
 
-from vmae_jax.plan import chips, planning, traffic
+from tests import collective_classes
+from vmae_jax.plan import chips, planning
 from vmae_jax.plan.plan_text import duration, mesh_text
 
 GiB = chips.GiB
@@ -108,12 +115,18 @@ def plan(cell: Cell) -> dict:
     ]
     path = config.removeprefix("--config=")
     started = time.monotonic()
-    result = planning.compile_step(path, overrides, place)
+    with tempfile.TemporaryDirectory() as folder:
+        program = Path(folder, "program.txt")
+        result = planning.compile_step(path, overrides, place, program)
+        text = program.read_text("utf-8") if program.exists() else ""
     report = planning.report(place, path, overrides, result)
-    if report["facts"] is not None:
-        flows = [traffic.Flow(**flow) for flow in report["facts"].pop("flows")]
-        report["facts"]["traffic"] = traffic.totals(flows)
-        report["facts"]["not_expected"] = [flow._asdict() for flow in traffic.faults(flows)]
+    facts = report["facts"]
+    if facts is not None:
+        del facts["collectives"]  # each of them; here are their sums
+        shapes = collective_classes.parameter_shapes(path, overrides)
+        flows = collective_classes.of_program(text, shapes, facts["mesh"], cell.slices)
+        facts["traffic"] = collective_classes.totals(flows)
+        facts["not_expected"] = [flow._asdict() for flow in collective_classes.faults(flows)]
     return {**cell._asdict(), **report, "seconds": time.monotonic() - started}
 
 
@@ -150,7 +163,7 @@ def markdown(rows: list[dict]) -> str:
             )
             continue
         carried = [
-            facts["traffic"].get(what, {"bytes": 0})["bytes"] / 2**20
+            facts["traffic"].get(what, {"bytes": 0})["bytes"]
             for what in ("gradients", "parameters", "activations", "other")
         ]
         cells = [
@@ -160,13 +173,21 @@ def markdown(rows: list[dict]) -> str:
             facts["remat"],
             f"{facts['clips_per_device']} ({facts['batch_size']:,})",
             f"{row['peak_bytes'] / GiB:.1f} of {row['usable_bytes'] / GiB:.2f}",
-            ", ".join(f"{size:,.0f}" for size in carried),
-            " / ".join(f"{1e3 * s:,.0f}" for s in bound["step_s"]),
-            " / ".join(f"{100 * share:.0f} %" for share in bound["mfu"]),
-            " / ".join(map(duration, bound["days"])),
+            ", ".join("?" if size is None else f"{size / 2**20:,.0f}" for size in carried),
+            *_bounds(bound),
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def _bounds(bound: dict) -> list[str]:
+    if bound["step_s"] is None:
+        return ["not known"] * 3
+    return [
+        " / ".join(f"{1e3 * s:,.0f}" for s in bound["step_s"]),
+        " / ".join(f"{100 * share:.0f} %" for share in bound["mfu"]),
+        " / ".join(map(duration, bound["days"])),
+    ]
 
 
 def main() -> int:

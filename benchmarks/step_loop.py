@@ -2,14 +2,15 @@
 
     PYTHONPATH=. python benchmarks/step_loop.py
 
-The loop is `train.main` itself, with a device step that does nothing and batches that are there
-already: what is left is the host's own work. The save is that of a state of 50 MB, the moments of
-AdamW included, as `train.py` calls it between two steps.
+The loop is `vmae_jax.loop.train` itself, with a device step that does nothing and batches that are
+there already: what is left is the host's own work. The save is that of a state of 50 MB, the
+moments of AdamW included, as the loop calls it between two steps.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import datetime
 import os
 import statistics
@@ -23,9 +24,8 @@ import jax.numpy as jnp
 import numpy as np
 from train_step import command_line, machine, versions, write_json
 
-import train
 from configs import demo
-from vmae_jax import assembly
+from vmae_jax import assembly, loop
 from vmae_jax.checkpoints.fingerprints import fingerprint
 from vmae_jax.checkpoints.saving import Checkpoints
 from vmae_jax.data import loader
@@ -42,13 +42,14 @@ SETTINGS = {
     "model.decoder_num_attention_heads": 1,
     "model.decoder_intermediate_size": 16,
     "model.image_size": (32, 32),
-    "objective.mask_ratio": 0.5,
+    "pretraining.mask_ratio": 0.5,
     "data.batch_size": 8,
     "data.cache_size": (32, 32),
     "run.log_every_steps": 50,
-    "run.eval_every_steps": 0,
+    "evals.held_out.every_steps": 0,
+    "evals.loss_curve.every_steps": 0,
+    "evals.reconstructions.every_steps": 0,
     "run.save_every_steps": 0,
-    "run.picture_clips": 0,
     "run.step_timeout": 600.0,
 }
 
@@ -77,17 +78,17 @@ def measure_loop(num_steps: int) -> list[float]:
     original = assembly.make_steps, loader.training_batches
     batches = None
 
-    def make_steps(config, **kwargs):
-        steps = original[0](config, **kwargs)
+    def make_steps(config, task, **kwargs):
+        steps = original[0](config, task, **kwargs)
         zero = {"loss": 1.0, "grad_norm": 1.0, "learning_rate": 1e-3}
         metrics = {name: jnp.float32(x) for name, x in zero.items()}
         metrics |= {"skipped": jnp.int32(0), "streak": jnp.int32(0)}
 
-        def nothing(state, batch):
+        def nothing(state, batch, frozen):
             return state, metrics
 
         nothing.lower = steps.train.lower
-        return steps._replace(train=nothing)
+        return dataclasses.replace(steps, train=nothing)
 
     def training_batches(samples, batch_size, **kwargs):
         nonlocal batches
@@ -99,7 +100,7 @@ def measure_loop(num_steps: int) -> list[float]:
     assembly.make_steps, loader.training_batches = make_steps, training_batches
     try:
         with tempfile.TemporaryDirectory() as workdir:
-            train.main(config, workdir)
+            loop.train(config, workdir)
     finally:
         assembly.make_steps, loader.training_batches = original
     return list(1000 * np.diff(batches.times[10:]))

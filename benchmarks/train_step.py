@@ -76,9 +76,11 @@ class Ours:
     def __init__(self, settings: dict):
         import jax
         import jax.numpy as jnp
+        from flax import nnx
 
-        from vmae_jax import objectives, optim, training
+        from vmae_jax import optim, training
         from vmae_jax.config import VideoMAEConfig
+        from vmae_jax.tasks.pretraining import Pretraining
         from vmae_jax.vit import Compute, resolve_attention
 
         self.jax = jax
@@ -105,16 +107,23 @@ class Ours:
             eps=ADAMW["eps"],
             clip_norm=None,
         )
-        init = functools.partial(training.init_state, config, compute, optimizer, seed=0)
+        task = Pretraining(mask_ratio=settings["mask_ratio"])
+
+        def make_model():
+            return task.make_model(config, compute, nnx.Rngs(params=0))
+
+        def init():
+            params = nnx.to_pure_dict(nnx.state(make_model(), nnx.Param))
+            return training.init_state(params, optimizer)
+
         self.state = jax.jit(init)()
         self.batch = {"video": jax.device_put(_video(settings), self.device)}
         self.train_step = jax.jit(
             functools.partial(
                 training.train_step,
-                graphdef=training.graph_definition(config, compute),
-                objective=functools.partial(
-                    objectives.pretraining_objective, mask_ratio=settings["mask_ratio"]
-                ),
+                graphdef=nnx.graphdef(nnx.eval_shape(make_model)),
+                prepare=task.prepare,
+                objective=task.objective,
                 optimizer=optimizer,
                 schedule=schedule,
                 seed=0,
@@ -126,8 +135,8 @@ class Ours:
     def step(self):
         """The loss, not yet computed."""
         if self.compiled is None:
-            self.compiled = self.train_step.lower(self.state, self.batch).compile()
-        self.state, metrics = self.compiled(self.state, self.batch)
+            self.compiled = self.train_step.lower(self.state, self.batch, {}).compile()
+        self.state, metrics = self.compiled(self.state, self.batch, {})
         return metrics["loss"]
 
     def wait(self):

@@ -5,11 +5,12 @@ The values are those common to the published pre-training runs of VideoMAE. A re
 """
 
 from ml_collections import ConfigDict
-from ml_collections.config_dict import placeholder
+from ml_collections.config_dict import FieldReference, placeholder
 
 
 def get_config() -> ConfigDict:
     config = ConfigDict()
+    config.task = choice("pretraining")  # a name in vmae_jax.tasks.TASKS
     config.seed = 0  # of weights, masks, data order and augmentation
 
     # The model: a published size, and fields of VideoMAEConfig to set otherwise (None: the size's).
@@ -56,15 +57,15 @@ def get_config() -> ConfigDict:
     config.init = ConfigDict()
     config.init.checkpoint = ""
 
-    # The objective: a name in vmae_jax.objectives.OBJECTIVES, and its options.
-    config.objective = objective = ConfigDict()
-    objective.name = "pretraining"
-    objective.mask = "tube"  # or "random", "frame"
-    objective.mask_ratio = 0.9
-    objective.loss = "mse"  # or "l1", "smooth_l1"
+    # The options of task "pretraining". Each task has a section of its name; only that of the task
+    # that runs is looked at.
+    config.pretraining = pretraining = ConfigDict()
+    pretraining.mask = choice("tube")  # of vmae_jax.masking.MASKS: or "random", "frame"
+    pretraining.mask_ratio = 0.9
+    pretraining.loss = choice("mse")  # of vmae_jax.losses.LOSSES: or "l1", "smooth_l1"
 
     config.data = data = ConfigDict()
-    data.name = "video_folder"  # a name in vmae_jax.data.datasets.DATASETS
+    data.name = choice("video_folder")  # a name in vmae_jax.data.datasets.DATASETS
     data.path = ""  # folder of the data set
     data.options = ConfigDict()  # of that data set, see its function; set in a recipe
     # of an epoch, where the schedule counts in epochs; None: as many training clips as there are
@@ -105,7 +106,6 @@ def get_config() -> ConfigDict:
     # What happens every so many steps; 0 switches it off.
     config.run = run = ConfigDict()
     run.log_every_steps = 50
-    run.eval_every_steps = 1000  # loss on the held-out clips
     run.save_every_steps = 1000
     run.keep_checkpoints = 2  # newest ones
     run.keep_every_steps = placeholder(int)  # and those whose step is a multiple, for good
@@ -121,5 +121,41 @@ def get_config() -> ConfigDict:
     run.deterministic = (
         False  # GPUs: the same bits from run to run, for some speed; others do anyway
     )
-    run.picture_clips = 3  # held-out clips that are drawn at the end; 0 for none
+
+    # What looks at the run, and how often: every so many steps and at the end; -1: at the end
+    # alone; 0: never. A section is called like an entry of vmae_jax.evaluators.EVALUATORS, or names
+    # one as its `evaluator`.
+    config.evals = evals = ConfigDict()
+    evals.held_out = ConfigDict()
+    evals.held_out.every_steps = 1000  # the loss on the held-out clips
+    evals.loss_curve = ConfigDict()
+    evals.loss_curve.every_steps = -1
+    evals.reconstructions = ConfigDict()
+    evals.reconstructions.every_steps = -1
+    evals.reconstructions.num_clips = 3  # held-out clips that are drawn
+
+    # Options, and with a dot at the end sections, that a run may go on with another value of: where
+    # the data and the devices are, how fast it goes, when it looks at itself, what it puts up with.
+    # All others change what is learnt, up to rounding in the case of `compute` and `mesh`.
+    config.may_change = (
+        "may_change",
+        "run.",
+        "evals.",
+        "mesh.",
+        "optimizer.accumulation",
+        "compute.attention",
+        "compute.remat",
+        "data.path",
+        "data.options.root",
+        "data.num_threads",
+        "data.prefetch_batches",
+        "data.decode_timeout",
+        "data.max_bad_share",
+        "data.skip_bad_held_out",
+    )
     return config
+
+
+def choice(name: str) -> FieldReference:
+    """An option that is chosen by name; a recipe may give a function of its own instead."""
+    return FieldReference(name, field_type=object)

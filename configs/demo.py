@@ -9,7 +9,7 @@ after some 700 steps, and ends near 0.86.
 
 from ml_collections import ConfigDict
 
-from configs import default
+from vmae_jax.configs import default
 
 
 def get_config():
@@ -40,6 +40,6 @@ def get_config():
     config.schedule.warmup_steps = 100
 
     config.run.log_every_steps = 10
-    config.run.eval_every_steps = 250
+    config.evals.held_out.every_steps = 250
     config.run.save_every_steps = 250
     return config

@@ -17,14 +17,14 @@ h200:8: data 8, remat none, 24 clips a GPU (192): 13.8 GiB, estimated
 Source: the paper's appendix.
 """
 
-from configs import default
+from vmae_jax.configs import default
 from vmae_jax.data.datasets import DATASETS
 
 
 def get_config():
     config = default.get_config()
 
-    config.objective.mask_ratio = 0.75
+    config.pretraining.mask_ratio = 0.75
 
     config.data.name = "hmdb51"
     config.data.num_clips = DATASETS["hmdb51"].num_clips["train"]

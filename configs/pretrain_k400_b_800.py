@@ -17,7 +17,7 @@ Source: github.com/MCG-NJU/VideoMAE,
 scripts/kinetics/videomae_vit_base_patch16_224_tubemasking_ratio_0.9_epoch_800/pretrain.sh
 """
 
-from configs import default
+from vmae_jax.configs import default
 from vmae_jax.data.datasets import DATASETS
 
 

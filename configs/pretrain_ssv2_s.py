@@ -17,7 +17,7 @@ Source: github.com/MCG-NJU/VideoMAE,
 scripts/ssv2/videomae_vit_small_patch16_224_tubemasking_ratio_0.9_epoch_2400/pretrain.sh
 """
 
-from configs import default
+from vmae_jax.configs import default
 from vmae_jax.data.datasets import DATASETS
 
 

@@ -17,14 +17,14 @@ Source: github.com/MCG-NJU/VideoMAE,
 scripts/ucf101/videomae_vit_base_patch16_224_tubemasking_ratio_0.75_epoch_3200/pretrain.sh
 """
 
-from configs import default
+from vmae_jax.configs import default
 from vmae_jax.data.datasets import DATASETS
 
 
 def get_config():
     config = default.get_config()
 
-    config.objective.mask_ratio = 0.75
+    config.pretraining.mask_ratio = 0.75
 
     config.data.name = "ucf101"
     config.data.num_clips = DATASETS["ucf101"].num_clips["train"]

@@ -8,14 +8,15 @@ import pathlib
 import signal
 import urllib.request
 
+import compiler_flags
 import pytest
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read by transformers and huggingface_hub
 os.environ["OMP_NUM_THREADS"] = "1"  # read by torch
-# Tests compile much and compute little. The older of XLA's two ways to CPU code takes half as long,
-# and what was compiled once is kept; nothing is written to the user's own caches.
-os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
+if "XLA_FLAGS" not in os.environ:  # processes that pytest starts have it already
+    os.environ["XLA_FLAGS"] = " ".join(compiler_flags.known(compiler_flags.FASTER_COMPILING))
+# What was compiled once is kept; nothing is written to the user's own caches.
 os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR",
     str(pathlib.Path(__file__).parent.parent / ".pytest_cache" / "compiled"),

@@ -22,7 +22,8 @@ import tiny
 from flax import nnx
 
 from configs import default
-from vmae_jax import assembly, objectives, sharding
+from vmae_jax import assembly, masking, sharding
+from vmae_jax.tasks import make_task
 from vmae_jax.vit import Block, Compute, make_blocks, run_blocks
 
 ALL = [f"{m}/{a}" for m in ("8x1x1", "1x8x1", "2x2x2", "2x4x1") for a in (1, 2)]
@@ -32,7 +33,7 @@ SETTINGS = {
     "model.drop_path_rate": 0.3,
     "model.hidden_dropout_prob": 0.2,
     "compute.dtype": "float32",
-    "objective.mask_ratio": 0.5,
+    "pretraining.mask_ratio": 0.5,
     "data.batch_size": 16,
     "schedule.num_steps": 20,
     "schedule.warmup_steps": 2,
@@ -55,21 +56,21 @@ def run(videos, num_devices: int, **changes) -> dict:
         jax.debug.callback(lambda hidden: masks.append(np.asarray(hidden)), mask.masked)
         return mask
 
-    original, objectives.MASKS["tube"] = objectives.MASKS["tube"], spied
+    original, masking.MASKS["tube"] = masking.MASKS["tube"], spied
     try:
+        config = make_config(**changes)
         steps = assembly.make_steps(
-            make_config(**changes), num_records=None, devices=jax.devices()[:num_devices]
+            config, make_task(config), num_records=None, devices=jax.devices()[:num_devices]
         )
         losses = []
         with jax.set_mesh(steps.mesh):
-            state = steps.init()
+            state, frozen = steps.init()
             for video in videos:
-                batch = sharding.to_devices({"video": video}, steps.mesh)
-                state, metrics = steps.train(state, batch)
+                state, metrics = steps.train(state, steps.put({"video": video}), frozen)
                 losses.append(float(metrics["loss"]))
         jax.effects_barrier()
     finally:
-        objectives.MASKS["tube"] = original
+        masking.MASKS["tube"] = original
     rows = sorted(map(tuple, np.concatenate(masks).tolist()))
     kernel = state.params["encoder"]["intermediate"]["kernel"]
     return {

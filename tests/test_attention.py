@@ -15,7 +15,8 @@ from jax.sharding import AxisType
 
 from vmae_jax import attention
 from vmae_jax.attention import OUTPUT_NAME, choose, dot_product_attention
-from vmae_jax.config import SIZES, VideoMAEConfig
+from vmae_jax.config import VideoMAEConfig
+from vmae_jax.sizes import SIZES
 from vmae_jax.vit import Compute, resolve_attention
 
 pytestmark = pytest.mark.usefixtures("hasty_compiler")

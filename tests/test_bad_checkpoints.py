@@ -28,7 +28,8 @@ from published_layouts import (
 )
 
 import vmae_jax
-from vmae_jax.weights import layouts, pretrained
+from vmae_jax.weights import hub, layouts
+from vmae_jax.weights.torch_file import Storage
 
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.usefixtures("hasty_compiler")
@@ -146,7 +147,7 @@ def test_a_path_that_is_not_there_is_not_found(tmp_path):
 @pytest.mark.parametrize("name", ["x.pth", "runs/x.safetensors"])
 def test_a_missing_weight_file_is_not_looked_for_on_the_hub(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(pretrained.hub, "download_checkpoint", None)
+    monkeypatch.setattr(hub, "download_checkpoint", None)
     assert "does not exist here" in refusal(MODEL, name, FileNotFoundError)
 
 
@@ -221,7 +222,7 @@ def test_a_folder_without_config_json_is_refused(folder):
     path = folder()
     (path / "config.json").unlink()
     message = refusal(CLASSIFIER, path, FileNotFoundError)
-    assert "config.json does not exist" in message
+    assert "config.json': does not exist" in message
     assert "number of heads" in message
 
 
@@ -528,7 +529,7 @@ def test_float64_beyond_fp32_is_refused(tmp_path):
 def test_weights_that_are_no_floats_are_refused_before_any_is_read(dtype, tmp_path, monkeypatch):
     state = v1_finetuned(SMALL)
     state["blocks.1.mlp.fc1.bias"] = torch.ones(104).to(getattr(torch, dtype))
-    monkeypatch.setattr(pretrained.LazyTensor, "read", None)
+    monkeypatch.setattr(Storage, "_read_view", None)
     message = refuse_state(CLASSIFIER, tmp_path, state)
     assert f"blocks.1.mlp.fc1.bias {dtype}" in message
     assert "none of float64, float32, float16, bfloat16" in message

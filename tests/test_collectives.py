@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import collective_classes
 import pytest
 
-from vmae_jax.plan import collectives, hlo
-from vmae_jax.plan.hlo import Shape
+from vmae_jax.plan import collectives
+from vmae_jax.plan.collectives import Array
 
 # Two loops, one in the other (3 x 5 times), a conditional, an asynchronous gather, a fusion that is
 # a reduce-scatter, and a gather that is spread over two fusions.
@@ -39,9 +40,12 @@ StackFrames
 
 %inner (p: (s32[], bf16[8])) -> (s32[], bf16[8]) {
   %p = (s32[], bf16[8]{0:T(8,128)(2,1)S(1)}) parameter(0)
+  %i = s32[]{:T(128)} get-tuple-element(%p), index=0
+  %one = s32[]{:T(128)} constant(1)
+  %next = s32[]{:T(128)} add(%i, %one)
   %v = bf16[8]{0:T(8,128)(2,1)S(1)} get-tuple-element(%p), index=1
   %all-reduce.1 = (bf16[8]{0:T(8,128)(2,1)S(1)}, f32[]{:T(128)}) all-reduce(%v, %z), channel_id=1, replica_groups=mesh['axis_0'=4] {'axis_0'}, to_apply=%add, metadata={op_name="jit(step)/transpose(jvp())/while/body/reduce_sum" stack_frame_id=2}, backend_config={"a":{"calls":"%nobody"}}
-  ROOT %t = (s32[], bf16[8]{0}) tuple(%i, %v)
+  ROOT %t = (s32[], bf16[8]{0}) tuple(%next, %v)
 }
 
 %outer_condition (p: (s32[], bf16[8])) -> pred[] {
@@ -51,7 +55,9 @@ StackFrames
 
 %outer (p: (s32[], bf16[8])) -> (s32[], bf16[8]) {
   %p = (s32[], bf16[8]{0}) parameter(0)
-  ROOT %while.1 = (s32[], bf16[8]{0}) while(%p), condition=%inner_condition, body=%inner
+  %zero = s32[] constant(0)
+  %put_in = (s32[], bf16[8]{0}) tuple(%zero, %v)
+  ROOT %while.1 = (s32[], bf16[8]{0}) while(%put_in), condition=%inner_condition, body=%inner
 }
 
 %all-reduce-scatter.1.clone (a: bf16[16,4]) -> bf16[4,4] {
@@ -81,16 +87,17 @@ StackFrames
 
 %peeled_condition (p: (s32[], bf16[2])) -> pred[] {
   %p = (s32[], bf16[2]{0}) parameter(0)
-  %i = s32[] get-tuple-element(%p), index=0
   %twelve = s32[] constant(12)
-  ROOT %lt = pred[] compare(%i, %twelve), direction=LT
+  ROOT %lt = pred[] compare(%p#0, %twelve), direction=LT
 }
 
 %peeled (p: (s32[], bf16[2])) -> (s32[], bf16[2]) {
   %p = (s32[], bf16[2]{0}) parameter(0)
+  %one = s32[] constant(1)
+  %next = s32[] add(%p#0, %one)
   %send.1 = (bf16[2,8,128]{2,1,0:T(8,128)(2,1)}, u32[], token[]) send(%v, %t), channel_id=8, is_host_transfer=true, frontend_attributes={_xla_host_transfer_handler_name="xla_megascale_runtime",_xla_megascale_target="{1,2}x{0:3}",_xla_megascale_transfer_type="ALL_REDUCE"}
   %send.2 = (f32[7]{0}, u32[], token[]) send(%v, %t), channel_id=9, is_host_transfer=true
-  ROOT %r = (s32[], bf16[2]{0}) tuple(%i, %v)
+  ROOT %r = (s32[], bf16[2]{0}) tuple(%next, %v)
 }
 
 ENTRY %main (a: bf16[8]) -> bf16[8] {
@@ -117,7 +124,13 @@ ENTRY %main (a: bf16[8]) -> bf16[8] {
 
 @pytest.fixture(scope="module")
 def found():
-    return {(c.kind, c.shapes[0]): c for c in collectives.find(PROGRAM)}
+    return {(c.kind, c.arrays[0]): c for c in collectives.find(PROGRAM)}
+
+
+@pytest.fixture(scope="module")
+def origins():
+    """(op_name, source), as the classes of what travels are told by."""
+    return {(c.kind, c.arrays[0]): o for c, *o in collective_classes.origins(PROGRAM)}
 
 
 def test_all_that_run_are_found_and_each_once(found):
@@ -129,45 +142,47 @@ def test_all_that_run_are_found_and_each_once(found):
 
 
 def test_a_collective_in_two_loops_runs_as_often_as_their_product(found):
-    inner = found["all-reduce", Shape("bf16", (8,))]
+    inner = found["all-reduce", Array("bf16", (8,))]
     assert inner.times == 3 * 5  # one is written by XLA, one is in the condition
-    assert inner.shapes == (Shape("bf16", (8,)), Shape("f32", ()))
+    assert inner.arrays == (Array("bf16", (8,)), Array("f32", ()))
     assert inner.groups == ((0, 1, 2, 3),)
-    assert "transpose(jvp())" in inner.op_name
 
 
 def test_a_loop_that_begins_with_its_second_round_runs_once_less(found):
-    assert found["all-reduce", Shape("bf16", (2, 8, 128))].times == 11
+    assert found["all-reduce", Array("bf16", (2, 8, 128))].times == 11
 
 
 def test_slices_exchange_through_their_runtime(found):
     between = [collective for collective in found.values() if collective.between_slices]
-    assert [x.shapes for x in between] == [(Shape("bf16", (2, 8, 128)),)]
+    assert [x.arrays for x in between] == [(Array("bf16", (2, 8, 128)),)]
 
 
-def test_the_source_is_the_innermost_line_of_ours(found):
-    assert found["all-reduce", Shape("bf16", (8,))].source == "vmae_jax/vit.py:40"
+def test_the_source_is_the_innermost_line_of_ours(origins):
+    op_name, source = origins["all-reduce", Array("bf16", (8,))]
+    assert "transpose(jvp())" in op_name
+    assert source == "vmae_jax/vit.py:40"
 
 
-def test_a_fusion_that_keeps_a_part_of_a_sum_is_a_reduce_scatter(found):
-    fused = found["reduce-scatter", Shape("bf16", (16, 4))]
+def test_a_fusion_that_keeps_a_part_of_a_sum_is_a_reduce_scatter(found, origins):
+    fused = found["reduce-scatter", Array("bf16", (16, 4))]
     assert fused.times == 1
-    assert fused.op_name == "jit(step)/transpose(jvp())/dot_general"  # of who calls it
+    op_name, _ = origins["reduce-scatter", Array("bf16", (16, 4))]
+    assert op_name == "jit(step)/transpose(jvp())/dot_general"  # of who calls it
 
 
 def test_an_asynchronous_gather_counts_its_result(found):
-    gather = found["all-gather", Shape("f32", (8,))]
-    assert gather.shapes == (Shape("f32", (8,)),)
+    gather = found["all-gather", Array("f32", (8,))]
+    assert gather.arrays == (Array("f32", (8,)),)
     assert gather.groups == ((0, 2), (1, 3))
 
 
 def test_a_reduce_scatter_counts_what_goes_in(found):
-    assert found["reduce-scatter", Shape("f32", (6,))].shapes[0].num_bytes == 24
+    assert found["reduce-scatter", Array("f32", (6,))].arrays[0].num_bytes == 24
 
 
 def test_branches_count_as_taken(found):
-    assert found["collective-permute", Shape("f32", (4,))].times == 1
-    assert found["collective-permute", Shape("f32", (4,))].groups == (
+    assert found["collective-permute", Array("f32", (4,))].times == 1
+    assert found["collective-permute", Array("f32", (4,))].groups == (
         (0, 1),
         (1, 0),
         (2, 3),
@@ -213,14 +228,14 @@ def test_groups_written_in_another_way_are_refused():
 @pytest.mark.parametrize(
     ("text", "shapes", "num_bytes"),
     [
-        ("bf16[12,64]{1,0:T(8,128)(2,1)S(1)}", [Shape("bf16", (12, 64))], 1536),
-        ("(f32[], /*index=1*/pred[3]{0})", [Shape("f32", ()), Shape("pred", (3,))], 7),
-        ("f8e4m3fn[4]", [Shape("f8e4m3fn", (4,))], 4),
-        ("s4[6]", [Shape("s4", (6,))], 3),
+        ("bf16[12,64]{1,0:T(8,128)(2,1)S(1)}", [Array("bf16", (12, 64))], 1536),
+        ("(f32[], /*index=1*/pred[3]{0})", [Array("f32", ()), Array("pred", (3,))], 7),
+        ("f8e4m3fn[4]", [Array("f8e4m3fn", (4,))], 4),
+        ("s4[6]", [Array("s4", (6,))], 3),
     ],
 )
 def test_shapes_have_their_bytes(text, shapes, num_bytes):
-    assert hlo.shapes(text) == shapes
+    assert collectives.shapes(text) == shapes
     assert sum(shape.num_bytes for shape in shapes) == num_bytes
 
 
@@ -231,7 +246,7 @@ def test_a_text_that_is_no_program_is_refused():
 
 def test_what_nobody_seems_to_call_is_not_overlooked():
     text = PROGRAM.replace("calls=%all-reduce-scatter.1.clone", "asks=%all-reduce-scatter.1.clone")
-    (fused,) = (c for c in collectives.find(text) if c.shapes[0].dims == (16, 4))
+    (fused,) = (c for c in collectives.find(text) if c.arrays[0].dims == (16, 4))
     assert fused.times is None
 
 
@@ -239,3 +254,14 @@ def test_a_collective_that_cannot_be_read_is_an_error():
     text = PROGRAM.replace("  %scattered = f32[3]{0}", "  (odd) = f32[3]{0}")
     with pytest.raises(ValueError, match="has 7 collectives, of which 6 were read"):
         collectives.find(text)
+
+
+def test_sizes_are_what_a_network_carries():
+    rows = {
+        (x["kind"], x["num_bytes"]): x for x in collectives.sizes(collectives.find(PROGRAM), 8, 2)
+    }
+    fused = rows["reduce-scatter", 16 * 4 * 2]
+    assert (fused["group_size"], fused["slices"], fused["times"]) == (4, 1, 1)
+    between = rows["all-reduce", 2 * 8 * 128 * 2]
+    assert (between["group_size"], between["slices"], between["times"]) == (2, 2, 11)
+    assert rows["all-reduce", 8 * 2 + 4]["times"] == 15  # bf16[8] and a scalar

@@ -5,7 +5,8 @@ import jax
 import pytest
 from flax import nnx
 
-from vmae_jax.config import ORIGINAL_EPSILONS, SIZES, VideoMAEConfig
+from vmae_jax.config import VideoMAEConfig
+from vmae_jax.sizes import ORIGINAL_EPSILONS, SIZES
 from vmae_jax.videomae import VideoMAE
 
 # The published counts (VideoMAE's repository; B's classifier also in VideoMAE V2's training log).

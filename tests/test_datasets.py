@@ -6,8 +6,8 @@ import pytest
 from vmae_jax.data.datasets import DATASETS, Dataset, make_source
 from vmae_jax.data.prepared.preparation import prepare
 from vmae_jax.data.prepared.video_encoding import Settings
-from vmae_jax.data.sources.source import VideoRecord, VideoSource
-from vmae_jax.data.tfds import build
+from vmae_jax.data.sources.video_source import VideoRecord, VideoSource
+from vmae_jax.data.tfds.building import build
 
 NAMED = [name for name, dataset in DATASETS.items() if dataset.num_classes]
 

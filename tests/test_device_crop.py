@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
+from pretraining_task import make_model, pretraining_objective
 
-from vmae_jax import VideoMAEConfig, objectives, training
+from vmae_jax import VideoMAEConfig
 from vmae_jax.data.video.augment import crop_and_resize as crop_on_host
 from vmae_jax.data.video.augment import sample_crop_box
 from vmae_jax.device_crop import crop_and_resize
@@ -100,7 +101,7 @@ CONFIG = VideoMAEConfig(
 @pytest.mark.parametrize("weight", [None, [1, 1, 0, 1, 0, 1]])
 @pytest.mark.usefixtures("hasty_compiler")
 def test_the_objective_on_canvases_equals_that_on_crops_of_the_host(weight):
-    model = training.make_model(CONFIG, Compute(), seed=0)
+    model = make_model(CONFIG, Compute(), seed=0)
     canvas = noise(2, 4, 30, 44, 3)
     rng = np.random.default_rng(3)
     boxes = [[sample_crop_box(30, 44, (16, 16), rng) for _ in range(3)] for _ in range(2)]
@@ -109,7 +110,7 @@ def test_the_objective_on_canvases_equals_that_on_crops_of_the_host(weight):
     )
     rest = {} if weight is None else {"weight": jnp.array(weight, jnp.float32)}
     options = {"key": jax.random.key(0), "mask_ratio": 0.75}
-    objective = jax.jit(functools.partial(objectives.pretraining_objective, model, **options))
+    objective = jax.jit(functools.partial(pretraining_objective, model, **options))
     on_canvas, _ = objective({"video": canvas, "boxes": np.array(boxes, np.int32), **rest})
     expected, _ = objective({"video": on_host, **rest})
     # a grey level here and there: targets have a spread of 1, of some 70 grey levels

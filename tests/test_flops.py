@@ -10,10 +10,18 @@ import jax.extend
 import jax.numpy as jnp
 import pytest
 from flax import nnx
+from pretraining_task import graph_definition, make_model, pretraining_objective
 
-from vmae_jax import objectives, training
 from vmae_jax.config import VideoMAEConfig
-from vmae_jax.flops import classification_flops, peak_flops, pretraining_flops
+from vmae_jax.flops import (
+    Product,
+    Work,
+    classification_flops,
+    classification_work,
+    peak_flops,
+    pretraining_flops,
+    pretraining_work,
+)
 from vmae_jax.videomae import VideoMAE
 from vmae_jax.vit import Compute
 
@@ -99,15 +107,15 @@ def _product_flops(jaxpr):
 def test_training_multiplies_no_more_than_pretraining_flops():
     # the program itself, traced
     params = jax.eval_shape(
-        lambda: nnx.to_pure_dict(nnx.state(training.make_model(TINY, Compute(), 0), nnx.Param))
+        lambda: nnx.to_pure_dict(nnx.state(make_model(TINY, Compute(), 0), nnx.Param))
     )
-    graphdef = training.graph_definition(TINY, Compute())
+    graphdef = graph_definition(TINY, Compute())
     video = jax.ShapeDtypeStruct((3, 4, 8, 12, 3), jnp.uint8)
 
     def loss_of(params, video):
         model = nnx.merge(graphdef, params)
         key = jax.random.key(0)
-        return objectives.pretraining_objective(model, {"video": video}, key, mask_ratio=0.67)[0]
+        return pretraining_objective(model, {"video": video}, key, mask_ratio=0.67)[0]
 
     jaxpr = jax.make_jaxpr(jax.value_and_grad(loss_of))(params, video).jaxpr
     assert _product_flops(jaxpr) == 3 * pretraining_flops(TINY, 8)
@@ -120,6 +128,32 @@ def test_classifying_multiplies_no_more_than_classification_flops():
 
     jaxpr = jax.make_jaxpr(logits)(jax.ShapeDtypeStruct((3, 12, 96), jnp.float32)).jaxpr
     assert _product_flops(jaxpr) == 3 * classification_flops(TINY, gradient=False)
+
+
+def test_a_frozen_encoder_goes_forward_alone():
+    # a linear probe: of its head only the gradient by the weights, whose input needs none
+    work = classification_work(TINY)
+    frozen = work._replace(
+        stacks=tuple(stack._replace(trained=False) for stack in work.stacks),
+        products=(
+            work.products[0]._replace(gradients=0),
+            Product("head", 1, 1, 8, 5, gradients=1),
+        ),
+    )
+    assert frozen.flops(gradient=False) == classification_flops(TINY, gradient=False)
+    assert frozen.flops() == classification_flops(TINY, gradient=False) + 2 * 8 * 5
+
+
+def test_work_has_the_sizes_of_pixels_and_predictions():
+    work = pretraining_work(TINY, 8)
+    assert (work.pixels, work.predicted) == (4 * 8 * 12 * 3, 8 * 96)  # a clip's; 8 tubelets
+    assert [stack.tokens for stack in work.stacks] == [4, 12]
+    assert classification_work(TINY).predicted == 5
+
+
+@pytest.mark.parametrize("work", [pretraining_work(TINY, 8), classification_work(TINY)])
+def test_work_comes_back_from_json(work):
+    assert Work.from_dict(json.loads(json.dumps(work.to_dict()))) == work
 
 
 @pytest.mark.parametrize("num_masked", [0, 12])

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vmae_jax.data.video.decoders import Limits, VideoError
 from vmae_jax.data.video.frame_reader import FrameFolderReader, FrameNames
+from vmae_jax.data.video.reader import Limits, VideoError
 
 RATE = FrameNames(12.5)
 

@@ -1,3 +1,7 @@
+"""Who may import whom: a rule for each folder, no circles, and what is loaded by what."""
+
+from __future__ import annotations
+
 import ast
 import functools
 import os
@@ -11,12 +15,12 @@ import pytest
 import vmae_jax
 
 PACKAGE = Path(vmae_jax.__file__).parent
-# by their short names: "vit", "data.clips"
-MODULES = sorted(
-    ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
-    for path in [*PACKAGE.glob("*.py"), *PACKAGE.glob("*/*.py")]
-    if path.parent.name not in ("commands", "tfds_builders")
-)
+# by their short names: "vit", "data.loader"; a folder's own file is called as the folder
+FILES = {
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in PACKAGE.rglob("*.py")
+    if path.relative_to(PACKAGE).parts[0] != "configs"  # recipes, not modules
+}
 # What neither jax, flax, optax nor numpy needs, so the model must not either.
 BLOCKED = [
     "cv2",
@@ -84,15 +88,14 @@ def imported_names(source):
 def direct_imports(module):
     """Our modules, by their short names, and the top-level names of all others."""
     ours, others = set(), set()
-    file = PACKAGE / f"{module.replace('.', '/')}.py"
-    for name, member in imported_names(file.read_text()):
+    for name, member in imported_names(FILES[module].read_text()):
         package, _, rest = name.partition(".")
         if package != "vmae_jax":
             others.add(package)
-        elif rest in MODULES:
-            ours.add(rest)
-        elif f"{rest}.{member}".lstrip(".") in MODULES:
+        elif f"{rest}.{member}".lstrip(".") in FILES:
             ours.add(f"{rest}.{member}".lstrip("."))
+        elif rest in FILES:
+            ours.add(rest)
     return ours, others
 
 
@@ -109,6 +112,13 @@ def reached_from(module):
     return reached
 
 
+def room(module):
+    """The folder of a module; a module of the package itself is a room of its own."""
+    if FILES[module].name == "__init__.py":
+        return module
+    return module.rpartition(".")[0] or module
+
+
 def test_every_form_of_import_is_read():
     source = """
         import os, vmae_jax.vit as v
@@ -118,7 +128,7 @@ def test_every_form_of_import_is_read():
         if TYPE_CHECKING:
             import torch
         def later():
-            from vmae_jax.weights.layouts import save
+            from vmae_jax.layouts import save
     """
     assert set(imported_names(textwrap.dedent(source))) == {
         ("os", None),
@@ -126,116 +136,107 @@ def test_every_form_of_import_is_read():
         ("vmae_jax", "config"),
         ("vmae_jax.masking", "Mask"),
         ("vmae_jax", "hf"),
-        ("vmae_jax.weights.layouts", "save"),
+        ("vmae_jax.layouts", "save"),
     }
     assert direct_imports("videomae")[0] == {"vit", "config", "masking", "randomness"}
     assert "jax" not in direct_imports("config")[1]
     assert "jax" in reached_from("config")  # by way of activations
+    assert room("data.video.decoders") == "data.video"
+    assert room("vit") == "vit"
 
 
+# The model and the step: modules of the package itself that know neither files nor runs.
+CORE = (
+    "activations attention choices config config_checks device_crop flops losses masking optim "
+    "patches randomness sharding sizes training videomae vit"
+)
+# room: what it may import besides itself, by rooms; the bottom first
 MAY_IMPORT = {
-    "activations": set(),
-    "randomness": set(),
-    "config": {"activations"},
-    "sharding": set(),
-    "attention": {"sharding"},
-    "vit": {"activations", "attention", "randomness", "config", "sharding"},
-    "masking": {"randomness"},
-    "videomae": {"vit", "config", "masking", "randomness"},
-    "device_crop": set(),
-    "objectives": {
-        "videomae",
-        "vit",
-        "masking",
-        "config",
-        "randomness",
-        "device_crop",
-        "sharding",
-    },
-    "training": {"objectives", "videomae", "vit", "config", "randomness", "sharding"},
-    "assembly": {"training", "objectives", "optim", "vit", "config", "sharding"},
-    "running.health": {"running.appended_file", "data.storage"},
-    "data.clips": set(),
-    "data.decoders": {
-        "data.storage",
-        "data.pyav_reader",
-        "data.decord_reader",
-        "data.torchcodec_reader",
-    },  # when they are asked for
-    "data.packets": {"data.decoders"},
-    "data.pyav_reader": {"data.decoders", "data.packets"},
-    "data.augment": set(),
-    "data.storage": set(),
-    "data.frame_reader": {"data.storage", "data.decoders"},
-    "data.sources": {"data.decoders", "data.augment", "data.frame_reader"},
-    "data.splits": {"data.sources"},
-    "data.demo_clips": {"data.sources", "data.splits"},
-    "data.folders": {"data.storage", "data.frame_reader", "data.sources", "data.splits"},
-    "data.listings": {"data.storage", "data.frame_reader", "data.sources", "data.splits"},
-    "data.manifests": {"data.storage", "data.listings", "data.sources", "data.splits"},
-    "data.isolation": set(),
-    "data.bad_clips": set(),
-    "data.samples": {
-        "data.sources",
-        "data.clips",
-        "data.augment",
-        "data.decoders",
-        "data.isolation",
-        "data.bad_clips",
-        "data.storage",
-    },
-    "data.loader": {"data.samples"},
-    "running.run_control": set(),
-    "running.workdir_lock": {"data.storage"},
-    "running.exit_codes": {"running.run_control", "running.workdir_lock", "data.bad_clips"},
-    "running.supervisor": {"running.exit_codes", "data.storage"},
-    "running.roll_call": set(),
-    "running.distributed": {"running.roll_call", "running.exit_codes"},
-    "running.appended_file": {"data.storage"},
-    "running.profiling": {"data.storage"},
-    "running.goodput": {"running.appended_file", "data.storage"},
-    "running.writer": {"running.appended_file", "data.storage", "running.goodput"},
-    "config_file": set(),
-    "plan.chips": set(),
-    "plan.hlo": set(),
-    "plan.collectives": {"plan.hlo"},
-    "plan.traffic": {"plan.collectives", "plan.hlo"},
-    "plan.roofline": {"plan.chips"},
-    "plan.memory_estimate": {"plan.roofline"},
-    "plan.ahead_of_time": {
-        "plan.chips",
-        "config_file",
-        "assembly",
-        "vit",
-        "plan.collectives",
-        "masking",
-        "sharding",
-        "plan.traffic",
-    },
-    "plan.planning": {
-        "plan.ahead_of_time",
-        "plan.chips",
-        "config_file",
-        "plan.memory_estimate",
-        "plan.roofline",
-    },
-    "plan.plan_text": {"plan.chips", "plan.traffic"},
+    "errors": "",
+    "packages": "errors",
+    "files": "errors packages",
+    "processes": "errors files",
+    **dict.fromkeys(CORE.split(), f"errors files {CORE}"),
+    "checkpoints": "errors files processes sharding",
+    "weights": f"errors files packages processes checkpoints {CORE}",
+    "huggingface": f"errors files packages weights {CORE}",
+    "data.video": "errors files packages",
+    "data.sources": "errors files packages data.video",
+    "data.prepared": "errors files packages processes data.video data.sources",
+    "data.tfds": "errors files packages data.video data.sources",
+    "data": "errors files packages processes data.video data.sources data.prepared data.tfds",
+    "tasks": f"errors data data.sources {CORE}",
+    "assembly": f"errors tasks {CORE}",
+    "inputs": "errors assembly data data.sources tasks",
+    "reconstruction": f"errors {CORE}",
+    "pictures": "errors reconstruction",
+    "evaluators": f"errors files processes data assembly tasks pictures reconstruction {CORE}",
+    "running": "errors files processes checkpoints",
+    "loop": f"errors processes checkpoints weights data running assembly inputs tasks evaluators "
+    f"{CORE}",
+    "config_file": "errors",
+    "plan": f"errors assembly tasks config_file {CORE}",
 }
 
 
-@pytest.mark.parametrize("module", MAY_IMPORT)
-def test_modules_import_only_those_below_them(module):
-    assert direct_imports(module)[0] <= MAY_IMPORT[module]
+@pytest.mark.parametrize("module", [m for m in FILES if room(m) in MAY_IMPORT])
+def test_a_module_imports_only_what_its_room_may(module):
+    rooms = {room(other) for other in direct_imports(module)[0]} - {room(module), "__init__"}
+    assert rooms <= set(MAY_IMPORT[room(module)].split())
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: path.stem)
-def test_no_module_imports_what_stands_beside_the_package(path):
+def test_only_commands_and_the_package_itself_have_no_rule():
+    free = {room(module) for module in FILES} - MAY_IMPORT.keys()
+    assert free == {"__init__", "__main__", "commands"}
+
+
+def circles(graph):
+    """A list of circles, each as the names along it."""
+    found, done = [], set()
+
+    def visit(name, path):
+        if name in path:
+            found.append([*path[path.index(name) :], name])
+        elif name not in done:
+            for other in sorted(graph.get(name, ())):
+                visit(other, [*path, name])
+            done.add(name)
+
+    for name in sorted(graph):
+        visit(name, [])
+    return found
+
+
+def test_a_circle_would_be_found():
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == [["b", "c", "b"]]
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    assert not circles({module: direct_imports(module)[0] for module in FILES})
+
+
+def test_no_rooms_import_each_other_in_a_circle():
+    graph = {}
+    for module in FILES:
+        others = {room(other) for other in direct_imports(module)[0]} - {room(module)}
+        graph.setdefault(room(module), set()).update(others)
+    assert not circles(graph)
+
+
+@pytest.mark.parametrize("module", FILES)
+def test_no_module_imports_what_stands_beside_the_package(module):
     above = {"train", "configs", "tests", "benchmarks"}
-    assert not above & {name.split(".")[0] for name, _ in imported_names(path.read_text())}
+    assert not above & direct_imports(module)[1]
+
+
+@pytest.mark.parametrize("path", sorted(Path(__file__).parent.rglob("*.py")), ids=lambda p: p.name)
+def test_tests_import_helpers_not_other_tests(path):
+    names = {name.rpartition(".")[2] for name, _ in imported_names(path.read_text())}
+    assert not [name for name in names if name.startswith("test_")]
 
 
 @pytest.mark.parametrize(
-    "module", ["decoders", "clips", "augment", "sources", "datasets", "samples"]
+    "module", ["video.decoders", "clip_maker", "sources.video_source", "datasets", "samples"]
 )
 def test_the_data_side_does_not_import_jax(module):
     # processes that decode video import it; jax would cost each a second and 150 MiB
@@ -252,7 +253,9 @@ def test_importing_the_package_does_not_load_jax():
 
 
 def test_importing_the_sources_does_not_load_jax():
-    loaded = modules_loaded_by("import vmae_jax.data.sources.source, vmae_jax.data.video.clips")
+    loaded = modules_loaded_by(
+        "import vmae_jax.data.sources.video_source, vmae_jax.data.video.clips"
+    )
     assert not {"jax", "flax", "grain", "torch"} & loaded
 
 
@@ -269,7 +272,8 @@ def test_models_work_with_nothing_but_jax_flax_and_optax():
         import jax, numpy as np
         from flax import nnx
         import vmae_jax
-        from vmae_jax.objectives import pretraining_objective
+        from vmae_jax.tasks.pretraining import Pretraining
+        from vmae_jax import assembly
 
         jax.config.update("jax_disable_most_optimizations", True)
         config = vmae_jax.VideoMAEConfig(
@@ -287,8 +291,9 @@ def test_models_work_with_nothing_but_jax_flax_and_optax():
         classifier = vmae_jax.VideoMAEForVideoClassification(config)
         assert classifier(pixels, labels=np.array([0, 2])).logits.shape == (2, 3)
         video = np.zeros((2, 4, 8, 8, 3), np.uint8)
-        objective = jax.jit(pretraining_objective, static_argnames="mask_ratio")
-        loss, _ = objective(model.core, {{"video": video}}, jax.random.key(0), mask_ratio=0.5)
+        objective = jax.jit(Pretraining(mask_ratio=0.5).objective)
+        keys = jax.random.split(jax.random.key(0), 2)
+        loss, _ = objective(model.core, {{"video": video}}, keys, {{}})
         assert np.isfinite(loss)
         assert not set({BLOCKED}) & set(sys.modules)
     """)

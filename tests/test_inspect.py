@@ -23,7 +23,7 @@ from published_layouts import (
 import vmae_jax
 from vmae_jax.__main__ import main
 from vmae_jax.weights import export
-from vmae_jax.weights.torch_pickle import LazyTensor
+from vmae_jax.weights.torch_file import Storage
 
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.usefixtures("hasty_compiler")
@@ -295,7 +295,7 @@ def test_no_value_is_read(kind, make, capsys, monkeypatch):
     def fail(*args):
         raise AssertionError("a value was read")
 
-    monkeypatch.setattr(LazyTensor, "read", fail)
+    monkeypatch.setattr(Storage, "_read_view", fail)
     from safetensors import safe_open
 
     class Shy:

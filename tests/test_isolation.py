@@ -15,10 +15,10 @@ import time
 import numpy as np
 import pytest
 import video_corpus
+from painted_source import random_clip
 
-from vmae_jax.data.samples import RandomClip
-from vmae_jax.data.sources.source import VideoRecord, VideoSource
-from vmae_jax.data.video.decoders import VideoError
+from vmae_jax.data.sources.video_source import VideoRecord, VideoSource
+from vmae_jax.data.video.reader import VideoError
 from vmae_jax.processes import isolation
 from vmae_jax.processes.isolation import ChildDied, Isolated
 
@@ -280,11 +280,11 @@ def test_a_child_imports_neither_jax_nor_the_main_script(isolated):
 def test_decoding_a_clip_needs_no_jax(isolated, tmp_path):
     file = str(tmp_path / "a.mp4")
     video_corpus.encode(file, frames=12, size=(32, 32))
-    make = RandomClip(VideoSource([VideoRecord(file, "a")]), 4, 2, (16, 16))
+    make = random_clip(VideoSource([VideoRecord(file, "a")]), 4, 2, (16, 16))
     expected = make(0, 1, 2)
     result = isolated(ModulesAfter(make))(0, 1, 2)
     assert not {"jax", "flax", "grain"} & set(result["names"])
-    assert "vmae_jax.data.samples" in result["names"]
+    assert "vmae_jax.data.clip_maker" in result["names"]
     np.testing.assert_array_equal(result["video"], expected["video"])
 
 

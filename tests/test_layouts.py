@@ -17,7 +17,8 @@ import safetensors.numpy
 from flax import nnx
 
 import vmae_jax
-from vmae_jax.weights import export, layouts, pretrained
+from vmae_jax.weights import export, layouts
+from vmae_jax.weights.stored import open_checkpoint
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -412,7 +413,7 @@ def test_epsilons_that_transformers_cannot_keep_are_warned_of(name, setting, war
     assert all(f"{setting}=1e-06" in message for message in messages)
     if warned:
         assert caught[0].filename == __file__  # it points at the caller of save_pretrained
-    with pretrained.open_checkpoint(directory) as opened:
+    with open_checkpoint(directory) as opened:
         stored = opened.config
     assert stored == config.replace(extra=stored.extra)
 
@@ -521,6 +522,6 @@ def test_both_spellings_of_the_bias_setting_are_read(spelling, saved):
     directory, _ = saved("VideoMAEModel", TINY.replace(qkv_bias=False))
     write_config(directory, **{"qkv_bias": ..., spelling: False})
     assert not vmae_jax.VideoMAEModel.from_pretrained(directory).config.qkv_bias
-    with pretrained.open_checkpoint(directory) as opened:
+    with open_checkpoint(directory) as opened:
         assert opened.config.to_dict()["qkv_bias"] is False
     assert not transformers.VideoMAEConfig.from_pretrained(directory).qv_bias

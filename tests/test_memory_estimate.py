@@ -9,16 +9,19 @@ from vmae_jax.plan import memory_estimate
 
 # 8 tokens of 384 values, 4 hidden; encoder of 2 blocks, decoder of 1
 FACTS = {
-    "model": {
-        "hidden_size": 256, "num_hidden_layers": 2, "intermediate_size": 1024,
-        "num_attention_heads": 4, "decoder_num_attention_heads": 2,
-        "decoder_hidden_size": 128, "decoder_num_hidden_layers": 1,
-        "decoder_intermediate_size": 512, "patch_size": 8, "tubelet_size": 2, "num_channels": 3,
-        "num_frames": 4, "frame_size": (16, 16),
+    "work": {
+        "stacks": [
+            {"depth": 2, "tokens": 4, "width": 256, "heads": 4, "mlp_width": 1024},
+            {"depth": 1, "tokens": 8, "width": 128, "heads": 2, "mlp_width": 512},
+        ],
+        "products": [],
+        "pixels": 8 * 384,
+        "predicted": 4 * 384,
     },
-    "num_masked": 4, "dtype": "bfloat16", "clips_per_device": 6, "accumulation": 1,
+    "dtype": "bfloat16", "clips_per_device": 6, "accumulation": 1,
     "mesh": {"data": 4, "fsdp": 1, "tensor": 1},
-    "state_bytes": {"params": 4000, "opt_state": 8000}, "batch_bytes": 100, "attention": "cudnn",
+    "state_bytes": {"params": 4000, "opt_state": 8000}, "frozen_bytes": 0, "batch_bytes": 100,
+    "attention": "cudnn",
 }  # fmt: skip
 
 
@@ -62,6 +65,27 @@ def test_micro_batches_and_tensor_share():
         {**FACTS, "remat": "none", "mesh": {"data": 2, "fsdp": 1, "tensor": 2}}
     )
     assert whole["kept"] / 2 < split["kept"] < whole["kept"]
+
+
+def test_a_teacher_keeps_nothing_for_the_backward_pass():
+    teacher = {
+        "depth": 9,
+        "tokens": 8,
+        "width": 512,
+        "heads": 2,
+        "mlp_width": 512,
+        "trained": False,
+    }
+    work = FACTS["work"]
+    both = {**work, "stacks": [*work["stacks"], teacher]}
+    facts = {**FACTS, "remat": "none"}
+    found = memory_estimate.peak_bytes({**facts, "work": both, "frozen_bytes": 700})
+    alone = memory_estimate.peak_bytes(facts)
+    assert found["state"] == alone["state"] + 700
+    assert found["kept"] == alone["kept"]
+    assert found["working"] == 6 * 2 * 8 * (8 * 512 + 2 * 512)  # one block of it, no gradients
+    plain = memory_estimate.peak_bytes({**facts, "work": both, "attention": "xla"})
+    assert plain["working"] == found["working"] + 6 * 6 * 2 * 8 * 8
 
 
 def test_it_is_near_what_the_tpu_compiler_says():

@@ -9,6 +9,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import os
+import subprocess
+import sys
+import textwrap
 import warnings
 
 import jax
@@ -33,7 +37,9 @@ from published_layouts import (
 )
 
 import vmae_jax
-from vmae_jax.weights import export, layouts, pretrained
+from vmae_jax.weights import export, layouts
+from vmae_jax.weights.stored import open_checkpoint, recognise
+from vmae_jax.weights.tensors import Tensor
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -247,11 +253,8 @@ def test_published_sizes_are_recognised_from_shapes(size, kind):
     with torch.device("meta"):  # shapes only
         build = v1_pretraining if kind == "pretraining" else v1_finetuned
         state = build(shape)
-    tensors = {
-        name: pretrained.Tensor(tuple(tensor.shape), "float32", None)
-        for name, tensor in state.items()
-    }
-    stored = pretrained._described("x.pth", tensors)
+    tensors = {name: Tensor(tuple(tensor.shape), "float32", None) for name, tensor in state.items()}
+    stored = recognise("x.pth", tensors)
     assert stored.unknown == ()
     expected = {
         "hidden_size": width, "num_hidden_layers": depth, "num_attention_heads": heads,
@@ -401,9 +404,34 @@ def test_deepspeed_folders_are_read(tmp_path):
 def test_a_given_configuration_is_the_model_to_load_into(tmp_path):
     state = v1_pretraining(SMALL)
     save_v1(tmp_path / "x.pth", state)
-    with pretrained.open_checkpoint(tmp_path / "x.pth") as stored:
+    with open_checkpoint(tmp_path / "x.pth") as stored:
         config = stored.config.replace(
             layer_norm_eps=1e-3, **input_options(SMALL), **decoder_options(SMALL)
         )
     model = PRETRAINING.from_pretrained(tmp_path / "x.pth", config=config)
     assert model.config == config
+
+
+def test_only_runs_of_ours_load_orbax(tmp_path):
+    """Which takes a second, replaces the hook for unraisable errors, and silences loggers."""
+    save_v1(tmp_path / "x.pth", v1_pretraining(SMALL))
+    hugging_face_model("VideoMAEModel", SMALL).save_pretrained(tmp_path / "folder")
+    script = f"""
+        import sys
+        hook = sys.unraisablehook
+        import vmae_jax.weights.export, vmae_jax.weights.initial_params
+        from vmae_jax.weights.pretrained import load
+        from vmae_jax.weights.stored import open_checkpoint
+        heads = {{"num_attention_heads": {SMALL.heads}}}
+        for path in ({str(tmp_path / "x.pth")!r}, {str(tmp_path / "folder")!r}):
+            with open_checkpoint(path) as stored:
+                load(stored, **heads)
+        loaded = {{name.split(".")[0] for name in sys.modules}}
+        assert not {{"orbax", "tensorstore", "torch"}} & loaded
+        assert "vmae_jax.huggingface" not in sys.modules
+        assert sys.unraisablehook is hook
+    """
+    environment = {**os.environ, "PYTHONPATH": os.path.dirname(os.path.dirname(__file__))}
+    subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)], env=environment, check=True, timeout=120
+    )

@@ -71,8 +71,8 @@ def test_its_batch_and_mesh_work_out(name):
 def test_for_tpus_it_says_what_the_compiler_said(name):
     config = importlib.import_module(f"configs.{name}").get_config()
     model = config.model.size
-    if config.objective.mask_ratio != 0.9:
-        model += f", {config.objective.mask_ratio} hidden"
+    if config.pretraining.mask_ratio != 0.9:
+        model += f", {config.pretraining.mask_ratio} hidden"
     table = compiled()
     for line in machines(name)[:2]:
         fsdp = re.search(r"fsdp (\d+)", line["mesh"])

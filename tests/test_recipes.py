@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import pytest
 
-from vmae_jax import assembly, objectives
+from vmae_jax import assembly
 
 
 class Row(NamedTuple):
@@ -88,8 +88,9 @@ def test_the_model_is_the_published_one(name, row):
 
 @recipes
 def test_the_objective_is_the_published_one(name, row):
-    options = load(name).objective
-    assert objectives.make_objective(**options).keywords == {
+    config = load(name)
+    assert config.task == "pretraining"
+    assert config.pretraining.to_dict() == {
         "mask": "tube", "mask_ratio": row.mask_ratio, "loss": "mse"
     }  # fmt: skip
 

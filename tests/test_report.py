@@ -1,17 +1,14 @@
-"""`inspect` on data: numbers against those that the videos were made with, and the picture."""
+"""`inspect` on data: numbers against those that the videos were made with."""
 
 import json
 
-import jax
-import numpy as np
 import pytest
 import video_corpus
 from PIL import Image
 
 from vmae_jax.__main__ import main
-from vmae_jax.data.report import Facts, Look, draw_contact_sheet, spread, statistics, visit
+from vmae_jax.data.report import Facts, spread, statistics, visit
 from vmae_jax.data.sources.folders import video_folder
-from vmae_jax.masking import tube_mask
 
 
 @pytest.fixture
@@ -95,24 +92,3 @@ def test_counts_below_one_are_refused(folder, capsys):
         with pytest.raises(SystemExit):
             main(["inspect", str(folder), option, "0"])
         assert "is not a whole number from 1 on" in capsys.readouterr().err
-
-
-def test_the_sheet_shows_what_the_mask_leaves_and_greys_the_rest(folder, tmp_path):
-    source = all_of(folder)
-    path = tmp_path / "sheet.png"
-    draw_contact_sheet(source, [0, 3], path, frame_stride=1, repeat=2, columns=4)
-    sheet = np.asarray(Image.open(path)).astype(int)
-    # one good record: 34 pixels of text, the frames (96 x 64 at 150 wide), the crops at 150 x 150
-    assert sheet.shape == (34 + 100 + 150 + 12, 4 * 156 + 6, 3)
-    (_, look), *_ = visit(source, Look(source, 16, 1, (224, 224), 2), [0], 0)
-    hidden = np.asarray(tube_mask(jax.random.key(0), 1, (8, 14, 14), 0.9).to_bool())
-    hidden = hidden.reshape(8, 14, 14)[0]
-    shown = sheet[34 + 100 + 6 :, 6:156][:150]
-    crop = np.asarray(Image.fromarray(look["crop"][0]).resize((150, 150))).astype(int)
-    for row, column in np.ndindex(14, 14):
-        middle = [slice(int((n + 0.4) * 150 / 14), int((n + 0.6) * 150 / 14) + 1)
-                  for n in (row, column)]  # fmt: skip
-        centre = tuple(middle)
-        unchanged = np.abs(shown[centre] - crop[centre]).max() < 12
-        grey = np.abs(shown[centre] - (crop[centre] * 0.3 + 110)).max() < 12
-        assert grey if hidden[row, column] else unchanged

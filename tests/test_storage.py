@@ -110,6 +110,22 @@ def test_whole_files_are_written(bucket, tmp_path):
             assert storage.read_bytes(path, 10) == data
 
 
+def test_links_to_folders_are_followed_and_loops_end(tmp_path):
+    root, outside = tmp_path / "root", tmp_path / "outside"
+    for file in (root / "a" / "1", root / "a" / "deep" / "2", outside / "3"):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    (root / "b").symlink_to(outside)
+    (root / "c").symlink_to(outside, target_is_directory=True)  # one folder under two names
+    (root / "a" / "deep" / "up").symlink_to(root / "a")  # loops: to a folder above,
+    (root / "a" / "self").symlink_to(root / "a" / "self")  # to itself,
+    (outside / "back").symlink_to(tmp_path)  # and by way of a folder outside
+    (root / "gone").symlink_to(tmp_path / "nowhere")
+    (root / "file").symlink_to(outside / "3")
+    found = ["a/1", "a/deep/2", "a/self", "b/3", "c/3", "file", "gone"]
+    assert storage.list_files(str(root)) == found
+
+
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may read everything")
 def test_folders_that_cannot_be_read_are_not_taken_for_empty(tmp_path):
     (tmp_path / "closed").mkdir(mode=0)

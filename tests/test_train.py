@@ -21,25 +21,28 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import test_samples
 import tiny
 import video_corpus
+from painted_source import PaintedSource, held_out_samples
 
-import train
 from configs import demo
-from vmae_jax import assembly, sharding
-from vmae_jax.checkpoints import checkpoint
+from vmae_jax import assembly, loop, sharding
+from vmae_jax.checkpoints import finished_steps, loading
 from vmae_jax.checkpoints.fingerprints import named_leaves
 from vmae_jax.data.bad_clips import BadClips, TooManyBadClips
 from vmae_jax.data.datasets import make_source
 from vmae_jax.data.prepared.preparation import prepare
 from vmae_jax.data.prepared.video_encoding import Settings
-from vmae_jax.data.samples import CentreClip, HeldOutSamples
 from vmae_jax.data.sources.folders import video_folder
-from vmae_jax.data.video.decoders import VideoError
+from vmae_jax.data.video.reader import VideoError
+from vmae_jax.evaluators.evaluator import Context
+from vmae_jax.evaluators.held_out import HeldOut
 from vmae_jax.processes.exit_codes import SETTINGS, exit_code
+from vmae_jax.running.compilation import compile_step
+from vmae_jax.running.run_control import Preempted, Preemption
 from vmae_jax.running.workdir import WorkdirMismatch
 from vmae_jax.running.workdir_lock import WorkdirInUse, lock_workdir
+from vmae_jax.tasks import make_task
 
 ROOT = pathlib.Path(__file__).parent.parent
 NUM_STEPS = 24
@@ -48,13 +51,13 @@ TINY = {
     "model.drop_path_rate": 0.1,
     "data.batch_size": 4,
     "data.cache_size": (40, 40),
-    "objective.mask_ratio": 0.75,
+    "pretraining.mask_ratio": 0.75,
     "schedule.num_steps": NUM_STEPS,
     "schedule.warmup_steps": 3,
     "run.log_every_steps": 1,
-    "run.eval_every_steps": 12,
+    "evals.held_out.every_steps": 12,
     "run.save_every_steps": 4,
-    "run.picture_clips": 1,
+    "evals.reconstructions.num_clips": 1,
 }
 
 
@@ -129,7 +132,7 @@ def test_a_run_leaves_what_it_promises(finished):
 def test_a_finished_run_started_again_changes_nothing(finished):
     workdir, _ = finished
     before = read_losses(workdir)
-    train.main(tiny_config(), str(workdir))
+    loop.train(tiny_config(), str(workdir))
     assert read_losses(workdir) == before
 
 
@@ -144,7 +147,7 @@ def test_the_checkpoint_loads_into_the_documented_classes(finished):
 
 
 def test_the_checkpoint_remembers_configuration_and_lineage(finished):
-    _, info = checkpoint.read_params(checkpoint.find_step(finished[0]))
+    _, info = loading.read_params(finished_steps.find_step(finished[0]))
     assert info["config"]["data"]["batch_size"] == 4
     assert info["model"]["hidden_size"] == 32
     assert info["lineage"]["starts"][0]["step"] == 0
@@ -154,7 +157,7 @@ def test_a_workdir_of_other_settings_is_refused_with_the_list(finished):
     workdir, _ = finished
     config = tiny_config(**{"schedule.base_lr": 1e-3, "data.batch_size": 8})
     with pytest.raises(WorkdirMismatch, match=r"data.batch_size: 4 -> 8") as error:
-        train.main(config, str(workdir))
+        loop.train(config, str(workdir))
     assert "schedule.base_lr: 0.024 -> 0.001" in str(error.value)
     assert json.loads((workdir / "run_config.json").read_text())["data"]["batch_size"] == 4
 
@@ -162,7 +165,7 @@ def test_a_workdir_of_other_settings_is_refused_with_the_list(finished):
 def test_the_newest_checkpoint_is_measured_as_the_run_measured_it(finished):
     workdir, _ = finished
     before = sorted(p.name for p in workdir.rglob("*"))
-    measured = train.evaluate_newest(tiny_config(), str(workdir))
+    measured = loop.evaluate(tiny_config(), str(workdir))
     assert measured["held_out/loss"] == read_losses(workdir)[NUM_STEPS, "held_out/loss"]
     assert sorted(p.name for p in workdir.rglob("*")) == before
 
@@ -170,9 +173,10 @@ def test_the_newest_checkpoint_is_measured_as_the_run_measured_it(finished):
 def test_a_run_may_start_from_the_encoder_of_another(finished):
     workdir, _ = finished
     config = tiny_config(**{"init.checkpoint": str(workdir), "seed": 1})
-    steps = assembly.make_steps(config, num_records=21)
-    params = named_leaves(train.fresh_state(config, steps).params)
-    trained, _ = checkpoint.read_params(checkpoint.find_step(workdir))
+    task = make_task(config)
+    steps = assembly.make_steps(config, task, num_records=21)
+    params = named_leaves(loop.fresh_state(config, task, steps)[0].params)
+    trained, _ = loading.read_params(finished_steps.find_step(workdir))
     kernel = "encoder/intermediate/kernel"
     np.testing.assert_array_equal(params[kernel], trained[kernel])
     assert not np.array_equal(params["decoder_head/kernel"], trained["decoder_head/kernel"])
@@ -198,8 +202,8 @@ def test_a_misspelt_or_mistyped_option_is_named(argument, message, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"objective.mask": "tubes"}, "did you mean 'tube'"),
-        ({"objective.mask_ratio": 0.1}, "hides 0 of 4 patches"),
+        ({"pretraining.mask": "tubes"}, "did you mean 'tube'"),
+        ({"pretraining.mask_ratio": 0.1}, "hides 0 of 4 patches"),
         ({"data.name": "kinetics"}, "no data set"),
         ({"model.size": "XL"}, "choose from S, B, L, H"),
         ({"model.image_size": (33, 32)}, "not a positive multiple of patch_size=16"),
@@ -217,7 +221,7 @@ def test_a_misspelt_or_mistyped_option_is_named(argument, message, tmp_path):
 def test_a_setting_that_cannot_work_is_named_before_anything_is_written(changes, message, tmp_path):
     config = tiny_config(**changes)
     with pytest.raises(ValueError, match=message):
-        train.main(config, str(tmp_path / "run"))
+        loop.train(config, str(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 
 
@@ -231,7 +235,7 @@ def test_the_held_out_part_of_a_prepared_set_must_serve_the_run_too(tmp_path):
     )
     config.data.options = {}
     with pytest.raises(ValueError, match=r"frame_stride=2 .*held_out.*prepare with --frame-step 2"):
-        train.main(config, str(tmp_path / "run"))
+        loop.train(config, str(tmp_path / "run"))
 
 
 @pytest.fixture(scope="module")
@@ -255,8 +259,8 @@ def folder_config(folder, **changes):
     settings = {
         "data.name": "video_folder", "data.path": str(folder), "data.cache_size": None,
         "data.repeat": 2, "data.canvas_size": (32, 44), "data.max_bad_share": 0.2,
-        "data.skip_bad_held_out": True, "schedule.num_steps": 10, "run.eval_every_steps": 5,
-        "run.save_every_steps": 5, "run.picture_clips": 0,
+        "data.skip_bad_held_out": True, "schedule.num_steps": 10, "evals.held_out.every_steps": 5,
+        "run.save_every_steps": 5, "evals.reconstructions.every_steps": 0,
     }  # fmt: skip
     config.update_from_flattened_dict({**settings, **changes})
     return config
@@ -264,7 +268,7 @@ def folder_config(folder, **changes):
 
 def test_a_run_on_a_folder_leaves_bad_files_out_and_lists_them(folder, tmp_path):
     folder, bad = folder
-    train.main(folder_config(folder), str(tmp_path))
+    loop.train(folder_config(folder), str(tmp_path))
     listed = [json.loads(line) for line in (tmp_path / "bad_clips.jsonl").read_text().splitlines()]
     # Ten steps of two groups: all training files were visited.
     assert sorted(record["clip_id"] for record in listed) == sorted(bad.values())
@@ -281,33 +285,39 @@ def test_a_folder_of_bad_files_ends_the_run_and_says_so(folder, tmp_path):
     with pytest.raises(
         TooManyBadClips, match=r"max_bad_share=0\.0; the last was .*bad_clips.jsonl"
     ):
-        train.main(folder_config(folder, **{"data.max_bad_share": 0.0}), str(tmp_path))
+        loop.train(folder_config(folder, **{"data.max_bad_share": 0.0}), str(tmp_path))
     assert bad["train"] in (tmp_path / "bad_clips.jsonl").read_text()
 
 
 def evaluate(bad, skip, accumulation=1):
     """The mean record number of six held-out clips, in batches of four, some of them bad."""
-    source = test_samples.PaintedSource(6, bad=dict.fromkeys(bad, "torn"))
+    source = PaintedSource(6, bad=dict.fromkeys(bad, "torn"))
     bad_clips = BadClips(None, 6, 1.0) if skip else None
-    held_out = HeldOutSamples(CentreClip(source, 4, 2, (8, 8)), bad_clips=bad_clips)
+    samples = held_out_samples(source, 4, 2, (8, 8), bad_clips=bad_clips)
 
-    def eval_step(params, batch):
+    def eval_step(params, batch, frozen):
         assert len(batch["video"]) == 4 // accumulation  # as many as in training at a time
         weight = jnp.sum(batch["weight"])
         red = batch["video"][:, 0, 0, 0, 0].astype(jnp.float32)
         return {"loss": jnp.sum(red * batch["weight"]) / weight, "weight": weight}
 
     config = tiny_config(**{"data.num_threads": 0, "optimizer.accumulation": accumulation})
-    steps = types.SimpleNamespace(evaluate=eval_step, mesh=sharding.make_mesh())
-    return train.evaluate(steps, None, held_out, config)
+    mesh = sharding.make_mesh()
+    steps = types.SimpleNamespace(
+        evaluate=eval_step,
+        mesh=mesh,
+        held_out=("video", "weight"),
+        put=lambda batch, names: sharding.to_devices({name: batch[name] for name in names}, mesh),
+    )
+    return HeldOut(Context(config, None, steps, samples, {}))(None, 1)
 
 
 def test_held_out_means_count_each_clip_once_and_leave_bad_ones_out():
-    assert evaluate(bad=(), skip=False) == {"held_out/loss": pytest.approx(2.5)}  # 0 to 5
-    assert evaluate(bad=(), skip=False, accumulation=2) == {"held_out/loss": pytest.approx(2.5)}
-    assert evaluate(bad=(1, 4), skip=True) == {"held_out/loss": pytest.approx(10 / 4)}  # 0 2 3 5
+    assert evaluate(bad=(), skip=False) == {"loss": pytest.approx(2.5)}  # 0 to 5
+    assert evaluate(bad=(), skip=False, accumulation=2) == {"loss": pytest.approx(2.5)}
+    assert evaluate(bad=(1, 4), skip=True) == {"loss": pytest.approx(10 / 4)}  # 0 2 3 5
     # A batch of which no clip counts has no mean.
-    assert evaluate(bad=(4, 5), skip=True) == {"held_out/loss": pytest.approx(1.5)}  # 0 1 2 3
+    assert evaluate(bad=(4, 5), skip=True) == {"loss": pytest.approx(1.5)}  # 0 1 2 3
 
 
 def test_a_bad_held_out_clip_ends_the_run_unless_it_may_be_left_out():
@@ -316,13 +326,13 @@ def test_a_bad_held_out_clip_ends_the_run_unless_it_may_be_left_out():
 
 
 def test_a_step_that_is_too_large_is_a_setting_to_change():
-    def compile_step():
+    def refuse():
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 18 GB of 15 GB\nmore")
 
-    lowered = types.SimpleNamespace(compile=compile_step)
+    lowered = types.SimpleNamespace(compile=refuse)
     step = types.SimpleNamespace(lower=lambda *_: lowered)
     with pytest.raises(ValueError, match=r"data\.batch_size.*: 18 GB of 15 GB$") as caught:
-        train.compile_steps(types.SimpleNamespace(train=step, batch=None), None)
+        compile_step(step, None)
     assert exit_code(caught.value) == SETTINGS
 
 
@@ -352,7 +362,7 @@ def test_a_preempted_run_saves_ends_with_75_and_loses_no_step(finished, tmp_path
     assert last < NUM_STEPS
     assert f"saved at step {last}" in output
     assert (tmp_path / "checkpoints" / str(last) / "_CHECKPOINT_METADATA").exists()
-    train.main(tiny_config(), str(tmp_path))
+    loop.train(tiny_config(), str(tmp_path))
     assert read_losses(tmp_path) == read_losses(finished[0])
 
 
@@ -388,20 +398,20 @@ def test_a_run_on_a_bucket_is_started_again_and_ends_the_same(finished):
 
 
 def test_an_evaluation_that_preemption_put_off_is_made_up_for(finished, tmp_path, monkeypatch):
-    config = tiny_config(**{"run.picture_clips": 0})
+    config = tiny_config(**{"evals.reconstructions.every_steps": 0})
     # the step of the first evaluation
-    monkeypatch.setattr(train.Preemption, "requested", lambda self, step: step == 12)
-    with pytest.raises(train.Preempted, match="step 12"):
-        train.main(config, str(tmp_path))
+    monkeypatch.setattr(Preemption, "requested", lambda self, step: step == 12)
+    with pytest.raises(Preempted, match="step 12"):
+        loop.train(config, str(tmp_path))
     assert (12, "held_out/loss") not in read_losses(tmp_path)
     monkeypatch.undo()
-    train.main(config, str(tmp_path))
+    loop.train(config, str(tmp_path))
     assert read_losses(tmp_path) == read_losses(finished[0])
 
 
 def test_a_second_trainer_on_a_workdir_is_refused(tmp_path):
     with lock_workdir(tmp_path), pytest.raises(WorkdirInUse, match=f"pid {os.getpid()}"):
-        train.main(tiny_config(), str(tmp_path))
+        loop.train(tiny_config(), str(tmp_path))
 
 
 def test_settings_that_cannot_work_end_with_78_and_one_line(tmp_path):

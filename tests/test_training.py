@@ -11,9 +11,11 @@ import pytest
 import torch
 import transformers
 from flax import nnx
+from pretraining_task import graph_definition
 
-from vmae_jax import VideoMAEConfig, objectives, optim, randomness, training
+from vmae_jax import VideoMAEConfig, optim, randomness, training
 from vmae_jax.masking import tube_mask
+from vmae_jax.tasks.pretraining import Pretraining
 from vmae_jax.videomae import VideoMAE
 from vmae_jax.vit import Compute
 from vmae_jax.weights import export, layouts
@@ -129,13 +131,15 @@ def our_run(**optimizer_changes) -> tuple[list[float], dict[str, np.ndarray]]:
     options = {"weight_decay": WEIGHT_DECAY, "betas": BETAS, "eps": EPS, "clip_norm": None}
     optimizer = optim.make_optimizer(schedule, **{**options, **optimizer_changes})
     params = nnx.to_pure_dict(nnx.state(random_start(), nnx.Param))
-    state = training.fresh_state(params, optimizer)
-    graphdef = training.graph_definition(CONFIG, Compute())
+    state = training.init_state(params, optimizer)
+    graphdef = graph_definition(CONFIG, Compute())
+    task = Pretraining(mask="tube", mask_ratio=MASK_RATIO)
     step = jax.jit(
         functools.partial(
             training.train_step,
             graphdef=graphdef,
-            objective=objectives.make_objective("pretraining", mask="tube", mask_ratio=MASK_RATIO),
+            prepare=task.prepare,
+            objective=task.objective,
             optimizer=optimizer,
             schedule=schedule,
             seed=SEED,
@@ -143,7 +147,7 @@ def our_run(**optimizer_changes) -> tuple[list[float], dict[str, np.ndarray]]:
     )
     losses = []
     for number in range(NUM_STEPS):
-        state, metrics = step(state, {"video": clips(number)})
+        state, metrics = step(state, {"video": clips(number)}, {})
         losses.append(float(metrics["loss"]))
     model = nnx.merge(graphdef, state.params)
     return losses, export.hugging_face_tensors(model, "VideoMAEForPreTraining")
@@ -164,17 +168,18 @@ def small_step(**changes):
     optimizer = optim.make_optimizer(
         schedule, weight_decay=0.05, betas=(0.9, 0.95), eps=1e-8, clip_norm=None
     )
-    objective = objectives.make_objective("pretraining", mask_ratio=MASK_RATIO)
+    task = Pretraining(mask_ratio=MASK_RATIO)
 
-    def poisoned(model, batch, key):
-        loss, _ = objective(model, {"video": batch["video"]}, key)
+    def poisoned(model, batch, keys, frozen):
+        loss, _ = task.objective(model, {"video": batch["video"]}, keys, frozen)
         loss = loss * jnp.mean(batch["factor"])
         return loss, {"loss": loss}
 
     step = jax.jit(
         functools.partial(
             training.train_step,
-            graphdef=training.graph_definition(CONFIG, Compute()),
+            graphdef=graph_definition(CONFIG, Compute()),
+            prepare=task.prepare,
             objective=poisoned,
             optimizer=optimizer,
             schedule=schedule,
@@ -183,7 +188,7 @@ def small_step(**changes):
         )
     )
     params = nnx.to_pure_dict(nnx.state(random_start(), nnx.Param))
-    return training.fresh_state(params, optimizer), step
+    return training.init_state(params, optimizer), step
 
 
 def factor(value: float) -> np.ndarray:
@@ -193,16 +198,16 @@ def factor(value: float) -> np.ndarray:
 def test_a_step_that_is_not_finite_changes_nothing_but_the_counters(hasty_compiler):
     state, step = small_step()
     for number in (0, 1):
-        state, _ = step(state, {"video": clips(number), "factor": factor(1)})
+        state, _ = step(state, {"video": clips(number), "factor": factor(1)}, {})
     for streak, poison in ((1, np.nan), (2, np.inf)):
-        after, metrics = step(state, {"video": clips(2), "factor": factor(poison)})
+        after, metrics = step(state, {"video": clips(2), "factor": factor(poison)}, {})
         assert (int(metrics["skipped"]), int(metrics["streak"])) == (streak, streak)
         assert not np.isfinite(metrics["loss"])
         for part in ("params", "opt_state"):
             jax.tree.map(np.testing.assert_array_equal, getattr(after, part), getattr(state, part))
         state = after
     assert int(state.step) == 4
-    state, metrics = step(state, {"video": clips(3), "factor": factor(1)})
+    state, metrics = step(state, {"video": clips(3), "factor": factor(1)}, {})
     assert (int(metrics["skipped"]), int(metrics["streak"])) == (2, 0)
     # the third update: the schedule of 2 steps of warmup and 18 of cosine goes on where it was
     third = optim.Schedule(1e-2, 1e-4, 2, 20)(2)
@@ -216,7 +221,7 @@ def test_micro_batches_give_the_gradient_and_the_masks_of_the_whole(hasty_compil
     for accumulation in (1, 4):
         state, step = small_step(accumulation=accumulation)
         for _ in range(2):
-            state, metrics = step(state, batch)
+            state, metrics = step(state, batch, {})
         after[accumulation] = state.params, metrics
     for x, y in zip(*map(jax.tree.leaves, (after[1], after[4])), strict=True):
         np.testing.assert_allclose(x, y, rtol=2e-4, atol=2e-6)

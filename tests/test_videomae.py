@@ -360,7 +360,7 @@ def test_head_dropout_acts_on_the_pooled_features():
 
 @pytest.mark.parametrize("part", ["encoder", "decoder"])
 def test_random_numbers_need_a_key(part):
-    # that a clip's are the same in any micro-batch, tests/test_objectives.py shows for the loss
+    # that a clip's are the same in any micro-batch, tests/test_pretraining.py shows for the loss
     config = CONFIG.replace(hidden_dropout_prob=0.2, drop_path_rate=0.4)
 
     def output(model, key=None):

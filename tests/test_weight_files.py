@@ -1,3 +1,4 @@
+import gc
 import json
 import os
 import pickle
@@ -6,6 +7,7 @@ import struct
 import subprocess
 import sys
 import textwrap
+import tracemalloc
 import zipfile
 
 import ml_dtypes
@@ -15,12 +17,8 @@ import safetensors
 import safetensors.numpy
 
 from vmae_jax.weights import torch_file, weight_files
-from vmae_jax.weights.weight_files import (
-    MAX_JSON_BYTES,
-    WeightFileError,
-    open_directory,
-    open_safetensors,
-)
+from vmae_jax.weights.tensors import WeightFileError
+from vmae_jax.weights.weight_files import MAX_JSON_BYTES, open_directory, open_safetensors
 
 
 @pytest.fixture(autouse=True)
@@ -136,7 +134,7 @@ def test_closed_files_are_not_read(torch, weights, tmp_path):
         tensors["counts"].read()
 
 
-@pytest.mark.parametrize("error", [KeyError("mine"), torch_file.TorchFileError("mine", None, "")])
+@pytest.mark.parametrize("error", [KeyError("mine"), WeightFileError("mine", None, "")])
 def test_errors_of_the_caller_pass_through(weights, error):
     with pytest.raises(type(error), match="mine"), open_directory(weights.parent):
         raise error
@@ -150,10 +148,10 @@ def test_errors_survive_pickling():
 def test_a_file_replaced_between_our_look_and_the_library_s_is_noticed(weights, monkeypatch):
     real = safetensors.safe_open
 
-    def replace_first(path, **options):
+    def replace_first(path, *options):
         wider = some_tensors() | {"counts": np.arange(5), "scale": np.array(1, np.int32)}
         safetensors.numpy.save_file(wider, path)
-        return real(path, **options)
+        return real(path, *options)
 
     monkeypatch.setattr(safetensors, "safe_open", replace_first)
     with open_safetensors(weights) as tensors:
@@ -598,7 +596,8 @@ CHILD = """
     import json, os, signal, struct, sys
     import ml_dtypes
     import numpy as np
-    from vmae_jax.weights.weight_files import MAX_JSON_BYTES, WeightFileError, open_safetensors
+    from vmae_jax.weights.tensors import WeightFileError
+    from vmae_jax.weights.weight_files import MAX_JSON_BYTES, open_safetensors
 
     def peak():  # not ru_maxrss, which begins at what the parent had
         with open("/proc/self/status") as status:
@@ -799,6 +798,22 @@ def test_bombs_stay_within_300_mib_and_10_seconds(tmp_path):
     assert outcome["bytes"] < 250 << 20  # the rest is numpy and Python
     read = {name for name, result in outcome["results"].items() if isinstance(result, int)}
     assert read == {"empty tensors"}  # no bomb, but the largest header that is read
+
+
+def test_an_error_keeps_nothing_of_the_file_in_memory(tmp_path):
+    # a notebook keeps the last error, and with it all that its frames hold
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(packed(b'{"a":[%s[]]}' % (b"[]," * 500_000)))
+    tracemalloc.start()
+    try:
+        with pytest.raises(WeightFileError) as found, open_safetensors(path):
+            pass
+        gc.collect()
+        kept, peak = tracemalloc.get_traced_memory()
+        assert kept < 1 << 20 < 20 << 20 < peak
+        assert "does not have a dtype" in str(found.value)
+    finally:
+        tracemalloc.stop()
 
 
 LAZY = """

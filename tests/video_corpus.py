@@ -1,13 +1,15 @@
 """Small video files of many kinds, in which every frame carries its own number.
 
-A file is a name in FILES and a function that writes it. The upper half of a frame shows eight black
-or white fields, the bits of its number, which survive any codec; the lower half moves, so that
-prediction between frames has something to do. `painted_numbers` reads the bits back.
+A file is a name in FILES and a function that writes it; `made(name)` is its path. The upper half of
+a frame shows eight black or white fields, the bits of its number, which survive any codec; the
+lower half moves, so that prediction between frames has something to do. `painted_numbers` reads the
+bits back.
 """
 
 from __future__ import annotations
 
 import functools
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
@@ -259,3 +261,16 @@ FILES = {
     "playlist.m3u8": _contents(PLAYLIST),
     "list.ffconcat": _contents(b"ffconcat version 1.0\nfile h264_b_frames.mp4\n"),
 }
+
+
+@functools.cache
+def _folder() -> tempfile.TemporaryDirectory:
+    return tempfile.TemporaryDirectory(prefix="video_corpus_")  # deleted when Python ends
+
+
+@functools.cache
+def made(name: str) -> Path:
+    """The file of that name, which is made when first asked for."""
+    path = Path(_folder().name, name)
+    FILES[name].make(str(path))
+    return path

@@ -6,32 +6,37 @@ What `train.py` runs, what `plan` compiles for a pod, and what tests trace is th
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import jax
-import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from vmae_jax import objectives, optim, sharding, training
+from vmae_jax import optim, sharding, training
 from vmae_jax.config import VideoMAEConfig
 from vmae_jax.errors import SettingError
+from vmae_jax.tasks.task import Task
 from vmae_jax.vit import Compute, resolve_attention
 
 
-class Steps(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Steps:
     """The functions of a run, jitted for one mesh; call and lower them under `jax.set_mesh(mesh)`.
 
     Attributes:
-      init: () -> TrainState, each device making its own part.
-      train: (state, batch) -> (state, metrics); the state is donated.
-      evaluate: (params, batch) -> metrics, see `training.eval_step`.
+      init: () -> (TrainState, frozen), each device making its own part.
+      train: (state, batch, frozen) -> (state, metrics); the state is donated.
+      evaluate: (params, batch, frozen) -> metrics, see `training.eval_step`.
+      predict: (params, batch, frozen) -> arrays per clip, see `training.predict_step`.
       state: the shapes of a TrainState, with shardings.
+      frozen: the shapes of what is not trained, with shardings; {} for nothing.
       batch: the shapes of a training batch, with shardings.
+      held_out: the names of the arrays of a held-out batch.
       mesh: that they are for.
-      model: what the model is.
+      model_config: what the model is.
       compute: how it is computed.
       graphdef: of the model.
       schedule: step -> learning rate.
@@ -41,18 +46,37 @@ class Steps(NamedTuple):
     init: Callable
     train: Callable
     evaluate: Callable
+    predict: Callable
     state: training.TrainState
+    frozen: dict[str, Any]
     batch: dict[str, jax.ShapeDtypeStruct]
+    held_out: tuple[str, ...]
     mesh: Mesh
-    model: VideoMAEConfig
+    model_config: VideoMAEConfig
     compute: Compute
     graphdef: nnx.GraphDef
     schedule: optim.Schedule
     attention: str
 
+    def put(self, batch: Mapping[str, Any], names: Iterable[str] | None = None) -> dict:
+        """This process's part of a batch on its devices, as global arrays.
+
+        Args:
+          batch: from the loader.
+          names: of the arrays; None for those of a training batch.
+        """
+        names = self.batch if names is None else names
+        return sharding.to_devices({name: batch[name] for name in names}, self.mesh)
+
+    @property
+    def arguments(self) -> tuple:
+        """The shapes that `train` is called with."""
+        return self.state, self.batch, self.frozen
+
 
 def make_steps(
     config: Any,
+    task: Task,
     *,
     num_records: int | None,
     devices: Sequence[jax.Device] | None = None,
@@ -62,22 +86,26 @@ def make_steps(
 
     Args:
       config: as `configs/default.py` has it.
+      task: of the configuration, see `tasks.make_task`.
       num_records: training records of the data set, which make an epoch unless
         `config.data.num_clips` says how many do; None if the data set was not opened.
       devices: of the mesh; all that there are by default. They may be descriptions, to compile for
         a machine that is not there.
       slices: as of `sharding.make_mesh`.
     Raises:
-      ValueError: for settings that cannot work together, named as they stand in the configuration.
+      SettingError: for settings that cannot work together, named as they stand in the
+        configuration.
     """
     devices = jax.devices() if devices is None else list(devices)
-    model = make_model_config(config)
+    model_config = make_model_config(config)
     compute, attention = resolve_attention(
-        Compute(**config.compute), model, None if devices == jax.devices() else devices[0].platform
+        Compute(**config.compute),
+        model_config,
+        None if devices == jax.devices() else devices[0].platform,
     )
     mesh = sharding.make_mesh(
         **config.mesh,
-        heads=(model.num_attention_heads, model.decoder_num_attention_heads),
+        heads=(model_config.num_attention_heads, model_config.decoder_num_attention_heads),
         devices=devices,
         slices=slices,
     )
@@ -85,41 +113,57 @@ def make_steps(
     sharding.check_batch(
         mesh, config.data.batch_size, repeat=config.data.repeat, accumulation=accumulation
     )
-    objective = objectives.make_objective(**config.objective)
     schedule = make_schedule(config, num_records)
     settings = {name: value for name, value in config.optimizer.items() if name != "accumulation"}
     optimizer = optim.make_optimizer(schedule, **settings)
 
-    init = functools.partial(training.init_state, model, compute, optimizer, seed=config.seed)
+    def make_model():
+        return task.make_model(model_config, compute, nnx.Rngs(params=config.seed))
+
+    def init():
+        params = nnx.to_pure_dict(nnx.state(make_model(), nnx.Param))
+        params, frozen_params = training.split_params(params, task.frozen_parts)
+        frozen = task.make_frozen(model_config, compute)
+        if frozen_params:
+            frozen = {**frozen, "model": frozen_params}
+        return training.init_state(params, optimizer), frozen
+
     shapes = jax.eval_shape(init)
     shardings = sharding.state_shardings(shapes, mesh)
-    state = jax.tree.map(
+    state, frozen = jax.tree.map(
         lambda x, lies: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=lies), shapes, shardings
     )
     on_all = sharding.replicated(mesh)
-    options = _compiler_options(config.run.deterministic, devices[0].platform)
-    bound = {"graphdef": training.graph_definition(model, compute), "seed": config.seed}
+    compile_options = _compiler_options(config.run.deterministic, devices[0].platform)
+    bound = {"graphdef": nnx.graphdef(nnx.eval_shape(make_model)), "seed": config.seed}
     train = functools.partial(
         training.train_step,
-        objective=objective,
+        prepare=task.prepare,
+        objective=task.objective,
         optimizer=optimizer,
         schedule=schedule,
         accumulation=accumulation,
         **bound,
     )
-    evaluate = functools.partial(
-        training.eval_step, objective=functools.partial(objective, evaluation=True), **bound
-    )
+    objective = functools.partial(task.objective, evaluation=True)
+    evaluate = functools.partial(training.eval_step, objective=objective, **bound)
+    predict = functools.partial(training.predict_step, predict=task.predict, **bound)
     return Steps(
         init=jax.jit(init, out_shardings=shardings),
         train=jax.jit(
-            train, donate_argnums=0, out_shardings=(shardings, on_all), compiler_options=options
+            train,
+            donate_argnums=0,
+            out_shardings=(shardings[0], on_all),
+            compiler_options=compile_options,
         ),
-        evaluate=jax.jit(evaluate, out_shardings=on_all, compiler_options=options),
+        evaluate=jax.jit(evaluate, out_shardings=on_all, compiler_options=compile_options),
+        predict=jax.jit(predict, out_shardings=on_all, compiler_options=compile_options),
         state=state,
-        batch=batch_shapes(config, model, mesh),
+        frozen=frozen,
+        batch=batch_shapes(config, task, model_config, mesh),
+        held_out=(*task.batch(model_config, config.data, held_out=True), "index", "weight"),
         mesh=mesh,
-        model=model,
+        model_config=model_config,
         compute=compute,
         graphdef=bound["graphdef"],
         schedule=schedule,
@@ -156,22 +200,15 @@ def make_schedule(config: Any, num_records: int | None) -> optim.Schedule:
     )
 
 
-def batch_shapes(config: Any, model: VideoMAEConfig, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
+def batch_shapes(
+    config: Any, task: Task, model_config: VideoMAEConfig, mesh: Mesh
+) -> dict[str, jax.ShapeDtypeStruct]:
     """What the train step gets of a batch."""
-    data = config.data
-    clip = (model.num_frames, *model.frame_size, model.num_channels)
-    arrays = {"video": ((data.batch_size, *clip), np.uint8)}
-    if data.canvas_size is not None:
-        groups = data.batch_size // data.repeat
-        canvas = (model.num_frames, *data.canvas_size, model.num_channels)
-        arrays = {
-            "video": ((groups, *canvas), np.uint8),
-            "boxes": ((groups, data.repeat, 4), np.int32),
-        }
+    num_groups = config.data.batch_size // config.data.repeat
     split = sharding.batch_sharding(mesh)
     return {
-        name: jax.ShapeDtypeStruct(shape, dtype, sharding=split)
-        for name, (shape, dtype) in arrays.items()
+        name: jax.ShapeDtypeStruct((num_groups * shape[0], *shape[1:]), dtype, sharding=split)
+        for name, (shape, dtype) in task.batch(model_config, config.data, held_out=False).items()
     }
 
 

@@ -6,8 +6,15 @@ they are, in the corner of a canvas of fixed size, and R boxes.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import jax
 import jax.numpy as jnp
+
+
+def num_clips(batch: Mapping[str, jax.Array]) -> int:
+    """Clips in a batch: B, or B * R where the crops are left to the device."""
+    return len(batch["video"]) * (batch["boxes"].shape[1] if "boxes" in batch else 1)
 
 
 def crop_and_resize(canvas: jax.Array, boxes: jax.Array, image_size: tuple[int, int]) -> jax.Array:

@@ -1,4 +1,8 @@
-"""The least work that a clip takes, and what devices can do: the two sides of a share of peak.
+"""What a clip costs in a training step, as sizes of matrix products; and what devices can do.
+
+Two questions are answered from the same `Work`: the least FLOPs of a clip, which a share of peak
+is held against, and (in `plan/`) how fast and how large a step can be on a machine. What a task
+trains is known only to the function that makes its `Work`.
 
 Only matrix products are counted, 2 * m * n * k FLOPs each (a multiplication and an addition), and
 only those that the result needs. Left out are LayerNorm, softmax, activations, biases, masks,
@@ -8,34 +12,126 @@ than this shows a lower share of peak, not a higher one.
 
 from __future__ import annotations
 
-from vmae_jax.config import VideoMAEConfig
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:  # whose activations need jax, which a plan is made without
+    from vmae_jax.config import VideoMAEConfig
 
 
-def _blocks(depth: int, num_tokens: int, width: int, mlp_width: int) -> int:
-    """Forward through a stack."""
-    qkv_and_output = 2 * num_tokens * width * 4 * width
-    scores_and_mix = 2 * 2 * num_tokens**2 * width  # the heads add up to the width
-    mlp = 2 * 2 * num_tokens * width * mlp_width
-    return depth * (qkv_and_output + scores_and_mix + mlp)
+class Product(NamedTuple):
+    """Matrix products of a clip: `count` of [rows, inner] x [inner, columns].
+
+    Attributes:
+      name: where: "embedding", "qkv", "scores", "mix", "output", "up", "down", ...
+      again: which remats compute it a second time.
+      gradients: products of its size in the backward pass. A gradient by each of its two sides
+        makes 2; a side that needs none (the video, what comes from a frozen model) leaves 1; and
+        0 is a product of a frozen model.
+    """
+
+    name: str
+    count: int
+    rows: int
+    inner: int
+    columns: int
+    again: tuple[str, ...] = ()
+    gradients: int = 2
+
+    def flops(self, unit: int = 1) -> int:
+        """Multiplications and additions, with inner side and columns padded to the unit."""
+        inner, columns = (-(-side // unit) * unit for side in (self.inner, self.columns))
+        return 2 * self.count * self.rows * inner * columns
 
 
-def _encoder(config: VideoMAEConfig, num_tokens: int) -> int:
+class Stack(NamedTuple):
+    """Transformer blocks that a clip passes through.
+
+    Attributes:
+      depth: blocks.
+      tokens: of the clip, in these blocks.
+      width: of a token.
+      heads: of attention, which share the width.
+      mlp_width: of the hidden layer.
+      trained: False if they have no gradient, as a teacher's.
+    """
+
+    depth: int
+    tokens: int
+    width: int
+    heads: int
+    mlp_width: int
+    trained: bool = True
+
+    def products(self) -> list[Product]:
+        """The forward products of all blocks."""
+        depth, tokens, width, heads, mlp_width, trained = self
+        # what the backward pass needs of a block's forward: all but its last product, and the mix
+        # of the values only if attention's output was not kept
+        both = ("attention", "full")
+        forward = [
+            Product("qkv", depth, tokens, width, 3 * width, both),
+            Product("scores", depth * heads, tokens, width // heads, tokens, both),
+            Product("mix", depth * heads, tokens, tokens, width // heads, ("full",)),
+            Product("output", depth, tokens, width, width, both),
+            Product("up", depth, tokens, width, mlp_width, both),
+            Product("down", depth, tokens, mlp_width, width),
+        ]
+        return forward if trained else [x._replace(again=(), gradients=0) for x in forward]
+
+
+class Work(NamedTuple):
+    """What a training step computes for one clip.
+
+    Attributes:
+      stacks: transformer blocks, a frozen model's too.
+      products: outside of the stacks: embedding, maps between widths, heads.
+      pixels: numbers of the clip that are read.
+      predicted: numbers that are predicted for it, in fp32, against as many targets.
+    """
+
+    stacks: tuple[Stack, ...]
+    products: tuple[Product, ...]
+    pixels: int
+    predicted: int
+
+    def all_products(self) -> list[Product]:
+        """The forward products, in stacks and outside."""
+        return [*self.products, *(x for stack in self.stacks for x in stack.products())]
+
+    def flops(self, *, gradient: bool = True) -> int:
+        """The least FLOPs: with the gradient by every trained parameter, or forward alone."""
+        return sum((1 + gradient * x.gradients) * x.flops() for x in self.all_products())
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        parts = {
+            name: [x._asdict() for x in getattr(self, name)] for name in ("stacks", "products")
+        }
+        return {**self._asdict(), **parts}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Work:
+        """From `to_dict`, also by way of JSON."""
+        products = (Product(**{**x, "again": tuple(x["again"])}) for x in values["products"])
+        stacks = (Stack(**x) for x in values["stacks"])
+        return cls(tuple(stacks), tuple(products), values["pixels"], values["predicted"])
+
+
+def _encoder(config: VideoMAEConfig, num_tokens: int) -> Stack:
     c = config
-    return _blocks(c.num_hidden_layers, num_tokens, c.hidden_size, c.intermediate_size)
+    depth, heads = c.num_hidden_layers, c.num_attention_heads
+    return Stack(depth, num_tokens, c.hidden_size, heads, c.intermediate_size)
 
 
-def _embedding(config: VideoMAEConfig, num_tokens: int) -> int:
-    return 2 * num_tokens * config.tubelet_values * config.hidden_size
+def _embedding(config: VideoMAEConfig, num_tokens: int) -> Product:
+    # its input is the video, by which nobody needs a gradient
+    c = config
+    return Product("embedding", 1, num_tokens, c.tubelet_values, c.hidden_size, gradients=1)
 
 
-def _sum(embedding: int, rest: int, gradient: bool) -> int:
-    """The gradient of a product is two products of its size: by its weights and by its input. Only
-    the input of the embedding is the video, by which nobody needs a gradient."""
-    return 2 * embedding + 3 * rest if gradient else embedding + rest
-
-
-def pretraining_flops(config: VideoMAEConfig, num_masked: int, *, gradient: bool = True) -> int:
-    """FLOPs per clip of masked autoencoding: 202.3e9 for B with 1408 of 1568 tokens hidden.
+def pretraining_work(config: VideoMAEConfig, num_masked: int) -> Work:
+    """The work of masked autoencoding.
 
     Counted are the embedding of the visible tubelets, the encoder over them, the map to the width
     of the decoder, the decoder over all tokens, and the pixels of the hidden ones.
@@ -43,7 +139,6 @@ def pretraining_flops(config: VideoMAEConfig, num_masked: int, *, gradient: bool
     Args:
       config: the model.
       num_masked: N_mask, hidden tokens of a clip.
-      gradient: with the gradient by every parameter, as in training; otherwise the loss alone.
     Raises:
       ValueError: if nothing would be hidden, or nothing visible.
     """
@@ -55,22 +150,56 @@ def pretraining_flops(config: VideoMAEConfig, num_masked: int, *, gradient: bool
         )
     num_visible = c.num_tokens - num_masked
     width = c.decoder_hidden_size
-    encoder_to_decoder = 2 * num_visible * c.hidden_size * width
-    decoder = _blocks(c.decoder_num_hidden_layers, c.num_tokens, width, c.decoder_intermediate_size)
-    head = 2 * num_masked * width * c.tubelet_values
-    rest = _encoder(c, num_visible) + encoder_to_decoder + decoder + head
-    return _sum(_embedding(c, num_visible), rest, gradient)
+    decoder = Stack(
+        c.decoder_num_hidden_layers,
+        c.num_tokens,
+        width,
+        c.decoder_num_attention_heads,
+        c.decoder_intermediate_size,
+    )
+    return Work(
+        stacks=(_encoder(c, num_visible), decoder),
+        products=(
+            _embedding(c, num_visible),
+            Product("encoder_to_decoder", 1, num_visible, c.hidden_size, width),
+            Product("head", 1, num_masked, width, c.tubelet_values),
+        ),
+        pixels=c.num_tokens * c.tubelet_values,
+        predicted=num_masked * c.tubelet_values,
+    )
+
+
+def classification_work(config: VideoMAEConfig) -> Work:
+    """The work of a classifier: the embedding of all tubelets, the encoder over them, and the
+    `num_labels` logits of the one pooled vector."""
+    c = config
+    return Work(
+        stacks=(_encoder(c, c.num_tokens),),
+        products=(
+            _embedding(c, c.num_tokens),
+            Product("head", 1, 1, c.hidden_size, c.num_labels),
+        ),
+        pixels=c.num_tokens * c.tubelet_values,
+        predicted=c.num_labels,
+    )
+
+
+def pretraining_flops(config: VideoMAEConfig, num_masked: int, *, gradient: bool = True) -> int:
+    """FLOPs per clip of `pretraining_work`: 202.3e9 for B with 1408 of 1568 tokens hidden.
+
+    Args:
+      config, num_masked: as there.
+      gradient: with the gradient by every parameter, as in training; otherwise the loss alone.
+    Raises:
+      ValueError: as there.
+    """
+    return pretraining_work(config, num_masked).flops(gradient=gradient)
 
 
 def classification_flops(config: VideoMAEConfig, *, gradient: bool = True) -> int:
-    """FLOPs per clip of a classifier: 1078.4e9 for B at 16 x 224².
-
-    Counted are the embedding of all tubelets, the encoder over them, and the `num_labels` logits of
-    the one pooled vector. `gradient` as in `pretraining_flops`.
-    """
-    c = config
-    rest = _encoder(c, c.num_tokens) + 2 * c.hidden_size * c.num_labels
-    return _sum(_embedding(c, c.num_tokens), rest, gradient)
+    """FLOPs per clip of `classification_work`: 1078.4e9 for B at 16 x 224². `gradient` as in
+    `pretraining_flops`."""
+    return classification_work(config).flops(gradient=gradient)
 
 
 # FLOP/s of one device by its maker's data sheet, dense: in bf16, and in fp32 without TF32 (None: it

@@ -227,8 +227,8 @@ def draw_curve(
     metrics_path: str | os.PathLike,
     path: str | os.PathLike,
     *,
-    title: str = "Pre-training",
-    zero_loss: float | None = None,
+    title: str = "Loss",
+    baseline: tuple[str, float] | None = None,
 ) -> None:
     """Writes a PNG of a run's loss on training and held-out clips, and of its learning rate.
 
@@ -238,8 +238,7 @@ def draw_curve(
         counts; a last line that is still being written (no line end) is left out.
       path: of the file.
       title: above the curve.
-      zero_loss: of a prediction of zeros, drawn as a line. For normalised targets under the squared
-        error it is (n - 1) / n with n = tubelet_size * patch_size²: 511 / 512 as published.
+      baseline: what a trivial prediction is called, and its loss, drawn as a line.
     Raises:
       ValueError: if a line is no JSON object with a step, or none has a loss.
     """
@@ -271,16 +270,17 @@ def draw_curve(
             linewidth=1.2,
             label="held-out clips",
         )
-    if zero_loss is not None:
+    if baseline is not None:
+        name, loss = baseline
         axes.axhline(
-            zero_loss,
+            loss,
             color="#555555",
             linestyle="--",
             linewidth=1.2,
-            label=f"zero prediction: {zero_loss:.3f}",
+            label=f"{name}: {loss:.3f}",
         )
     axes.set_title(title, fontsize=13, fontweight="bold", loc="left")
-    axes.set_ylabel("loss on hidden patches")
+    axes.set_ylabel("loss")
     axes.legend(frameon=False)
     if "learning_rate" in series:
         rate_axes.plot(*_columns(series["learning_rate"]), color="#4f8a3c", linewidth=1.5)

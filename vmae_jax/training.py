@@ -1,13 +1,13 @@
-"""The train state and the two steps, as plain functions; `assembly.py` binds and compiles them.
+"""The train state and the steps, as plain functions; `assembly.py` binds and compiles them.
 
-    make_model -> init_state -> train_step(state, batch) -> objective(model, batch, key)
+    init_state -> train_step(state, batch, frozen) -> objective(model, batch, keys, frozen)
 
 The state is a plain pytree: a model is put together from it inside the step, at trace time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -16,10 +16,7 @@ import optax
 from flax import nnx
 
 from vmae_jax import randomness, sharding
-from vmae_jax.config import VideoMAEConfig
-from vmae_jax.objectives import num_clips
-from vmae_jax.videomae import VideoMAE
-from vmae_jax.vit import Compute
+from vmae_jax.device_crop import num_clips
 
 
 class TrainState(NamedTuple):
@@ -40,36 +37,21 @@ class TrainState(NamedTuple):
     streak: jax.Array
 
 
-def make_model(config: VideoMAEConfig, compute: Compute, seed: int) -> VideoMAE:
-    """A fresh pre-training model (encoder and decoder)."""
-    return VideoMAE(config, decoder=True, compute=compute, rngs=nnx.Rngs(params=seed))
+def split_params(
+    params: dict[str, Any], frozen_parts: Sequence[str]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Parameters that are trained, and those whose name up to the first "/" is frozen."""
+    trained = {name: p for name, p in params.items() if name not in frozen_parts}
+    return trained, {name: p for name, p in params.items() if name in frozen_parts}
 
 
-def init_state(
-    config: VideoMAEConfig,
-    compute: Compute,
-    optimizer: optax.GradientTransformation,
-    *,
-    seed: int,
-) -> TrainState:
-    """The state before the first step. Compile it with `out_shardings`, so that each device makes
-    its own part, or trace it with `jax.eval_shape` for shapes alone."""
-    params = nnx.to_pure_dict(nnx.state(make_model(config, compute, seed), nnx.Param))
-    return fresh_state(params, optimizer)
-
-
-def fresh_state(params: dict[str, Any], optimizer: optax.GradientTransformation) -> TrainState:
+def init_state(params: dict[str, Any], optimizer: optax.GradientTransformation) -> TrainState:
     """The state of these parameters before the first step."""
     zero = jnp.zeros((), jnp.int32)
     return TrainState(zero, params, optimizer.init(params), zero, zero)
 
 
-def graph_definition(config: VideoMAEConfig, compute: Compute) -> nnx.GraphDef:
-    """What is left of a model without its parameters; allocates nothing."""
-    return nnx.graphdef(nnx.eval_shape(lambda: make_model(config, compute, seed=0)))
-
-
-def merge(graphdef: nnx.GraphDef, params: dict[str, Any]) -> VideoMAE:
+def merge(graphdef: nnx.GraphDef, params: dict[str, Any]) -> nnx.Module:
     """The model of these parameters. What the mesh splits of them is gathered: outside of the
     stacks here, inside layer by layer (`vit.run_blocks`)."""
     outside = {name: p for name, p in params.items() if name not in sharding.STACKS}
@@ -78,9 +60,11 @@ def merge(graphdef: nnx.GraphDef, params: dict[str, Any]) -> VideoMAE:
 
 def train_step(
     state: TrainState,
-    batch: Mapping[str, jax.Array],
+    batch: dict[str, jax.Array],
+    frozen: dict[str, Any],
     *,
     graphdef: nnx.GraphDef,
+    prepare: Callable,
     objective: Callable,
     optimizer: optax.GradientTransformation,
     schedule: Callable,
@@ -92,9 +76,12 @@ def train_step(
 
     Args:
       state: before the update.
-      batch: the global batch; `video` uint8 [B, T, H, W, C].
-      graphdef: from `graph_definition`.
-      objective: (model, batch, key) -> (loss, metrics).
+      batch: the global batch; `video` uint8 [B, T, H, W, C] and what else the task has.
+      frozen: parameters that are not trained: "model" has those of the model itself, everything
+        else is the objective's.
+      graphdef: of the model.
+      prepare: (batch, keys) -> batch, see `Task.prepare`.
+      objective: (model, batch, keys, frozen) -> (loss, metrics), see `Task.objective`.
       optimizer: takes parameters as its third argument.
       schedule: update -> learning rate, for the metrics only.
       seed: of the run.
@@ -106,12 +93,14 @@ def train_step(
     """
     key = jax.random.fold_in(jax.random.key(seed), state.step)
     keys = sharding.split_clips(randomness.clip_keys(key, num_clips(batch)))
+    batch = prepare(batch, keys)
+
+    def loss_of(params, batch, keys):
+        model = merge(graphdef, params | frozen.get("model", {}))
+        return objective(model, batch, keys, frozen)
 
     def gradients(batch, keys):
-        def loss_of(params):
-            return objective(merge(graphdef, params), batch, keys)
-
-        (_, metrics), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+        (_, metrics), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params, batch, keys)
         return grads, metrics
 
     grads, metrics = _mean_over_micro_batches(gradients, (batch, keys), accumulation)
@@ -159,7 +148,8 @@ def _mean_over_micro_batches(function: Callable, inputs: Any, count: int) -> Any
 
 def eval_step(
     params: dict[str, Any],
-    batch: Mapping[str, jax.Array],
+    batch: dict[str, jax.Array],
+    frozen: dict[str, Any],
     *,
     graphdef: nnx.GraphDef,
     objective: Callable,
@@ -171,13 +161,40 @@ def eval_step(
       params: of the state.
       batch: `video` uint8 [B, T, H, W, C]; `index` int32 [B], the clip's place in the set, from
         which its mask follows; `weight` fp32 [B], 0 for clips that only fill the batch up.
-      graphdef: from `graph_definition`.
-      objective: (model, batch, key) -> (loss, metrics), bound with evaluation=True.
+      frozen, graphdef: as in `train_step`.
+      objective: (model, batch, keys, frozen) -> (loss, metrics), bound with evaluation=True.
       seed: of the masks.
     Returns:
       The objective's metrics, and `weight`: how many clips they are the mean of.
     """
+    model = merge(graphdef, params | frozen.get("model", {}))
+    _, metrics = objective(model, batch, _held_out_keys(batch, seed), frozen)
+    return metrics | {"weight": jnp.sum(batch["weight"])}
+
+
+def predict_step(
+    params: dict[str, Any],
+    batch: dict[str, jax.Array],
+    frozen: dict[str, Any],
+    *,
+    graphdef: nnx.GraphDef,
+    predict: Callable,
+    seed: int,
+) -> dict[str, jax.Array]:
+    """What a model says of each held-out clip, arrays [B, ...].
+
+    Args:
+      params, batch, frozen, graphdef, seed: as in `eval_step`.
+      predict: (model, batch, keys, frozen) -> arrays, see `Task.predict`.
+    Returns:
+      Its arrays, and `index` and `weight` of the batch, to merge the clips of a record by.
+    """
+    model = merge(graphdef, params | frozen.get("model", {}))
+    arrays = predict(model, batch, _held_out_keys(batch, seed), frozen)
+    return arrays | {name: batch[name] for name in ("index", "weight")}
+
+
+def _held_out_keys(batch: dict[str, jax.Array], seed: int) -> jax.Array:
     key = jax.random.key(seed)
     keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, batch["index"])
-    _, metrics = objective(merge(graphdef, params), batch, keys)
-    return metrics | {"weight": jnp.sum(batch["weight"])}
+    return sharding.split_clips(keys)

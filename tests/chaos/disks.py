@@ -77,8 +77,8 @@ def _read_only_at_start(scene: Scene) -> None:
     shutil.rmtree(run.workdir / "checkpoints" / str(run.num_steps))
     with mounts.read_only(run.workdir):
         problem = _ends(run, ("Read-only file system",))
-        codes = run.finish("--evaluate", run__eval_every_steps=10)
-        if codes != [0] or f"held out at step {run.num_steps - EVERY}" not in run.output():
+        codes = run.finish("--evaluate", evals__held_out__every_steps=10)
+        if codes != [0] or f"evaluated at step {run.num_steps - EVERY}" not in run.output():
             problem = problem or f"an evaluation there ended with {codes}"
     run.done()
     if not problem and run.fingerprint(run.num_steps) != clean.fingerprint(run.num_steps):

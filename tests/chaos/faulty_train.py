@@ -16,13 +16,13 @@ import time
 import types
 from pathlib import Path
 
-from absl import app, flags
 from jax._src import compiler
 
 import train
 from tests.chaos import notes, poison
 from tests.chaos.hooks import Hooks
 from tests.chaos.painted import PAINTED
+from vmae_jax import loop
 from vmae_jax.data import input_probe
 from vmae_jax.data.datasets import DATASETS
 from vmae_jax.running import supervisor
@@ -42,17 +42,16 @@ def main() -> None:
     supervisor.MAX_STOPPED = int(os.environ.get("CHAOS_MAX_STOPPED", MAX_STOPPED))
     Hooks(folder, process, float(os.environ.get("CHAOS_PACE", 0))).install()
     poison.install(folder)
-    real_main = train.main
+    real_train = loop.train
 
-    def noted_main(*args, **kwargs):
+    def noted_train(*args, **kwargs):
         notes.add(folder, notes.STARTS, process, time.time())
-        return real_main(*args, **kwargs)
+        return real_train(*args, **kwargs)
 
-    train.main = noted_main
+    loop.train = noted_train
     if trainer := os.environ.get("CHAOS_EVALUATE_UNTIL"):
         _evaluate_until(Path(trainer) / "ended", folder)
-    flags.mark_flags_as_required(["config", "workdir"])
-    app.run(train._run)
+    train.main(sys.argv)
 
 
 def _keep_programs_of_all() -> None:
@@ -65,19 +64,19 @@ def _keep_programs_of_all() -> None:
 
 def _evaluate_until(ended: Path, folder: Path) -> None:
     """Evaluators evaluate again and again, until a file is there; each time is noted."""
-    evaluate_newest, log_held_out = train.evaluate_newest, train.log_held_out
+    evaluate, log_measured = loop.evaluate, loop.log_measured
 
-    def evaluate_all(config, workdir):
-        metrics = evaluate_newest(config, workdir)
+    def evaluate_all(*args):
+        metrics = evaluate(*args)
         while not ended.exists():
-            metrics = evaluate_newest(config, workdir)
+            metrics = evaluate(*args)
         return metrics
 
-    def noted_log(writer, step, metrics):
+    def noted_log(step, metrics):
         notes.add(folder, notes.EVALUATIONS, step, metrics)
-        log_held_out(writer, step, metrics)
+        log_measured(step, metrics)
 
-    train.evaluate_newest, train.log_held_out = evaluate_all, noted_log
+    loop.evaluate, loop.log_measured = evaluate_all, noted_log
 
 
 def process_index(arguments: list[str]) -> int:

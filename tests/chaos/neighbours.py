@@ -12,7 +12,7 @@ SETTINGS_NEED_A_HAND = 78
 SETTINGS = {
     "schedule__num_steps": 120,
     "run__save_every_steps": 2,
-    "run__eval_every_steps": 2,
+    "evals__held_out__every_steps": 2,
 }
 PACE = 0.3  # seconds a step: as long as a few starts take
 _HELD_OUT = "held_out/loss"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from vmae_jax.data.datasets import Dataset
-from vmae_jax.data.sources.source import VideoRecord, VideoSource
-from vmae_jax.data.video.decoders import checked_indices
+from vmae_jax.data.sources.video_source import VideoRecord, VideoSource
+from vmae_jax.data.video.reader import checked_indices
 
 NUM_RECORDS = {"train": 24, "held_out": 4}
 _NUM_FRAMES, _SIZE = 12, (20, 24)

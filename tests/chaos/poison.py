@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -34,7 +35,7 @@ def install(folder: Path) -> None:
 
         def skipping_steps(*args, **kwargs):
             steps = make_steps(*args, **kwargs)
-            return steps._replace(train=_Skipping(steps.train, left_out))
+            return dataclasses.replace(steps, train=_Skipping(steps.train, left_out))
 
         assembly.make_steps = skipping_steps
 
@@ -42,7 +43,7 @@ def install(folder: Path) -> None:
 def _poisoned(train_step: Callable, poisoned: Sequence[faults.Fault]) -> Callable:
     """The step, whose objective is multiplied by what the plan says of it, mostly by one."""
 
-    def step(state, batch, *, objective, **bound):
+    def step(state, batch, frozen, *, objective, **bound):
         loss_factor = gradient_factor = jnp.ones(())
         for fault in poisoned:
             here = state.step + 1 == fault.at
@@ -50,12 +51,12 @@ def _poisoned(train_step: Callable, poisoned: Sequence[faults.Fault]) -> Callabl
             loss_factor = jnp.where(here, of_loss, loss_factor)
             gradient_factor = jnp.where(here, of_gradient, gradient_factor)
 
-        def multiplied(model, batch, keys):
-            loss, metrics = objective(model, batch, keys)
+        def multiplied(model, batch, keys, frozen):
+            loss, metrics = objective(model, batch, keys, frozen)
             loss = _times(loss, loss_factor, gradient_factor)
             return loss, metrics | {"loss": metrics["loss"] * loss_factor}
 
-        return train_step(state, batch, objective=multiplied, **bound)
+        return train_step(state, batch, frozen, objective=multiplied, **bound)
 
     return step
 
@@ -92,12 +93,12 @@ class _Skipping:
             }
         )
 
-    def __call__(self, state, batch):
+    def __call__(self, state, batch, frozen):
         if isinstance(state.step, jax.core.Tracer):  # of its shapes
-            return self._train(state, batch)
+            return self._train(state, batch, frozen)
         self._step += 1
         if self._step not in self._steps:
-            state, self._metrics = self._train(state, batch)
+            state, self._metrics = self._train(state, batch, frozen)
             return state, self._metrics
         state = self._count(state)
         return state, self._nothing(self._metrics, state)

@@ -36,7 +36,7 @@ SETTINGS = {
     "model.decoder_intermediate_size": 32,
     "model.drop_path_rate": 0.1,
     "compute.dtype": "float32",
-    "objective.mask_ratio": 0.75,
+    "pretraining.mask_ratio": 0.75,
     "data.name": "painted",
     "data.batch_size": 4,
     "data.frame_stride": 1,
@@ -45,9 +45,10 @@ SETTINGS = {
     "schedule.num_steps": 60,
     "schedule.warmup_steps": 3,
     "run.log_every_steps": 1,
-    "run.eval_every_steps": 0,
+    "evals.held_out.every_steps": 0,
+    "evals.loss_curve.every_steps": 0,
+    "evals.reconstructions.every_steps": 0,
     "run.save_every_steps": 5,
-    "run.picture_clips": 0,
 }
 ENVIRONMENT = {
     "JAX_PLATFORMS": "cpu",

@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 
 from vmae_jax.data.sources.listings import LIST_FORMATS
-from vmae_jax.data.tfds import NAMES, build
+from vmae_jax.data.tfds.annotations import READERS
+from vmae_jax.data.tfds.building import build
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments that `run` reads."""
-    parser.add_argument("name", metavar="NAME", choices=NAMES, help=", ".join(NAMES))
+    parser.add_argument("name", metavar="NAME", choices=list(READERS), help=", ".join(READERS))
     parser.add_argument("source", metavar="SOURCE", help="folder with the videos")
     parser.add_argument("dest", metavar="DEST", help="folder for data sets, as TFDS's data_dir")
     parser.add_argument(
@@ -50,7 +51,7 @@ def run(args: argparse.Namespace) -> None:
     """Builds the set and says how many videos it got.
 
     Raises:
-      ValueError, OSError, ModuleNotFoundError: as `vmae_jax.data.tfds.build`.
+      SettingError, OSError, MissingPackage: as `building.build`.
     """
     folder, report = build(
         args.name,

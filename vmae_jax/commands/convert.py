@@ -9,22 +9,26 @@ import warnings
 
 from vmae_jax.commands.inspect import add_checkpoint_arguments, given_heads
 from vmae_jax.huggingface.image_processor import PROCESSOR_FILE, VideoMAEImageProcessor
+from vmae_jax.huggingface.saving import save_folder
 from vmae_jax.weights import export
-from vmae_jax.weights.pretrained import has_part, load, open_checkpoint
+from vmae_jax.weights.pretrained import load
+from vmae_jax.weights.stored import open_checkpoint
 
 
 def _to_hugging_face(core, destination: str, source: str) -> None:
     if os.path.isfile(destination):
-        raise FileExistsError(f"{destination} is a file; a Hugging Face checkpoint is a folder.")
+        raise export.DestinationTaken(
+            f"{destination} is a file; a Hugging Face checkpoint is a folder."
+        )
     processor = None
     if os.path.isfile(os.path.join(source, PROCESSOR_FILE)):
         processor = VideoMAEImageProcessor.from_pretrained(source)
-    export.save_hugging_face(core, destination, export.class_of(core), processor=processor)
+    save_folder(core, destination, export.class_of(core), processor=processor)
 
 
 def _to_official(core, destination: str, source: str) -> None:
     if os.path.exists(destination) and not os.path.isfile(destination):
-        raise FileExistsError(
+        raise export.DestinationTaken(
             f"{destination} is a folder or a device, not a file; name the .pth file to write."
         )
     export.save_official(core, destination)
@@ -54,15 +58,15 @@ def run(args: argparse.Namespace) -> None:
     """Loads all that the source holds, and writes it.
 
     Raises:
-      ValueError, OSError: for a source that cannot be used, or a destination that cannot be
+      SettingError, OSError: for a source that cannot be used, or a destination that cannot be
         written; nothing is left half written.
     """
     with open_checkpoint(args.path, args.revision) as stored:
-        has_classes = has_part(stored, "classifier")
-        has_norm = has_part(stored, "fc_norm")  # alone in V2's repositories on the hub
+        has_classes = stored.has("classifier")
+        has_norm = stored.has("fc_norm")  # alone in V2's repositories on the hub
         core, report = load(
             stored,
-            decoder=has_part(stored, "decoder"),
+            decoder=stored.has("decoder"),
             classifier=has_classes or has_norm,
             **({"num_labels": 0} if has_norm and not has_classes else {}),
             **given_heads(args),

@@ -12,11 +12,15 @@ import json
 import os
 import sys
 
+import numpy as np
+
 from vmae_jax.commands.prepare import add_source_arguments, at_least_one
 from vmae_jax.data.datasets import make_source
-from vmae_jax.data.prepared.source import MANIFEST, PreparedSource
+from vmae_jax.data.prepared.index import index_file
+from vmae_jax.data.prepared.prepared_source import PreparedSource
 from vmae_jax.data.sources.folders import VIDEO_EXTENSIONS
-from vmae_jax.data.sources.source import VideoSource
+from vmae_jax.data.sources.video_source import VideoSource
+from vmae_jax.files.storage import list_files
 
 
 def add_checkpoint_arguments(parser: argparse.ArgumentParser, metavar: str) -> None:
@@ -83,20 +87,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Prints the description.
+    """Prints what is there.
 
     Raises:
-      ValueError, OSError: for a path that cannot be used.
+      SettingError, OSError: for a path that cannot be used.
     """
     if (source := _data_set(args)) is not None:
         _inspect_data(source, args)
         return
-    from vmae_jax.weights.checkpoint_report import as_text, describe
-    from vmae_jax.weights.pretrained import open_checkpoint
+    from vmae_jax.weights.checkpoint_report import as_text, checkpoint_report
+    from vmae_jax.weights.stored import open_checkpoint
 
     with open_checkpoint(args.path, args.revision) as stored:
-        described = describe(stored, given_heads(args))
-    print(json.dumps(described, indent=2) if args.json else as_text(described))
+        report = checkpoint_report(stored, given_heads(args))
+    print(json.dumps(report, indent=2) if args.json else as_text(report))
 
 
 def _data_set(args: argparse.Namespace) -> VideoSource | None:
@@ -105,18 +109,17 @@ def _data_set(args: argparse.Namespace) -> VideoSource | None:
     path, options = args.path, dict(args.option)
     if args.dataset is not None:
         return make_source(args.dataset, path, args.split, **options)
-    if os.path.isfile(os.path.join(path, MANIFEST)):
+    if index_file(path):
         return PreparedSource(path, **options)
-    if os.path.isfile(os.path.join(path, args.split, MANIFEST)):
+    if index_file(os.path.join(path, args.split)):
         return make_source("prepared", path, args.split, **options)
     if path.endswith((".csv", ".json", ".jsonl")):
         return make_source("manifest", path, args.split, **options)
-    if os.path.isdir(path):
-        for _, _, files in os.walk(path):
-            if any(file.lower().endswith(VIDEO_EXTENSIONS) for file in files):
-                if args.split == "train":  # all of it, unless a part is asked for
-                    options = {"held_out_ratio": 0, **options}
-                return make_source("video_folder", path, args.split, **options)
+    files = list_files(path) if os.path.isdir(path) else ()
+    if any(file.lower().endswith(VIDEO_EXTENSIONS) for file in files):
+        if args.split == "train":  # all of it, unless a part is asked for
+            options = {"held_out_ratio": 0, **options}
+        return make_source("video_folder", path, args.split, **options)
     return None
 
 
@@ -133,13 +136,20 @@ def _inspect_data(source: VideoSource, args: argparse.Namespace) -> None:
     print(json.dumps(statistics, indent=2) if args.json else report.as_text(statistics))
     if args.output is None:
         return
+    import jax
+
+    from vmae_jax.data import contact_sheet
+    from vmae_jax.masking import tube_mask
+
     os.makedirs(args.output, exist_ok=True)
     with open(os.path.join(args.output, "statistics.json"), "w", encoding="utf-8") as file:
         json.dump(statistics, file, indent=2)
     good = [i for i, facts in found if not isinstance(facts, str)]
     chosen = [good[k] for k in report.spread(len(good), args.clips)]
     path = os.path.join(args.output, "contact_sheet.png")
-    report.draw_contact_sheet(
-        source, chosen, path, frame_stride=args.frame_stride, repeat=args.repeat
+    mask = tube_mask(jax.random.key(0), 1, contact_sheet.GRID, 0.9)
+    hidden = np.asarray(mask.to_bool()).reshape(contact_sheet.GRID)
+    contact_sheet.draw_contact_sheet(
+        source, chosen, hidden, path, frame_stride=args.frame_stride, repeat=args.repeat
     )
     print(f"wrote {path} and statistics.json beside it")

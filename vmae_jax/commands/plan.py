@@ -41,33 +41,52 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "times",
     )
     parser.add_argument("--json", metavar="FILE", help="write all that is known there, too")
+    parser.add_argument(
+        "--program", metavar="FILE", help="write the compiled step there, as the compiler prints it"
+    )
 
 
 def run(args: argparse.Namespace) -> None:
     """Prints the plan.
 
     Raises:
-      ValueError: for a machine that there is not, settings that cannot work, or a step that is too
-        large or does not compile.
+      SettingError: for a machine that there is not, settings that cannot work, or a step that is
+        too large.
+      CompilerError: if the compiler fails.
+      RuntimeError: with the traceback of any other error in the compiling process, e.g. of a shape
+        in the recipe's own objective.
       OSError: if there is no such configuration.
-      ModuleNotFoundError: without the TPU compiler.
+      MissingPackage: without the TPU compiler.
     """
     machine = chips.topology(args.topology, args.slices)
     overrides = list(args.overrides)
     config_file.load(args.config, overrides)  # what is wrong with it shows here, not in a child
     if args.find_batch:
+        if args.program:
+            raise SettingError(
+                "--program is of one compilation, --find-batch makes several: leave one out."
+            )
         overrides, result = _largest(args.config, overrides, machine)
     else:
-        result = planning.compile_step(args.config, overrides, machine)
+        result = planning.compile_step(args.config, overrides, machine, args.program)
     plan = planning.report(machine, args.config, overrides, result)
     if args.json:
         with open(args.json, "w", encoding="utf-8") as file:
             json.dump(plan, file, indent=2)
             file.write("\n")
-    if result.status != "ok":
+    _check(result)
+    print(plan_text.text(plan))
+
+
+def _check(result: planning.Outcome) -> None:
+    """That there is a step."""
+    if result.status in ("refused", "too large"):
         needs = f" (it needs {result.needed / chips.GiB:.2f} GiB)" if result.needed else ""
         raise SettingError(f"{result.status}{needs}: {result.message}")
-    print(plan_text.text(plan))
+    if result.status in ("failed", "crashed"):
+        raise planning.CompilerError(f"{result.status}: {result.message}")
+    if result.status == "error":
+        raise RuntimeError(f"in the process that compiles:\n{result.message}")
 
 
 def _largest(

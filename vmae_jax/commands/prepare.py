@@ -11,12 +11,12 @@ import os
 import sys
 
 from vmae_jax.data.datasets import make_source
+from vmae_jax.data.prepared.index import STORED_AS
 from vmae_jax.data.prepared.preparation import VIDEO_TIMEOUT, prepare
 from vmae_jax.data.prepared.progress import readable_bytes
 from vmae_jax.data.prepared.shard_folder import BAD_FILES
-from vmae_jax.data.prepared.source import STORED_AS
 from vmae_jax.data.prepared.video_encoding import FRAME_STEPS, Settings
-from vmae_jax.data.sources.source import VideoSource
+from vmae_jax.data.sources.video_source import VideoSource
 
 
 def add_source_arguments(parser, default: str | None = "video_folder") -> None:
@@ -50,7 +50,7 @@ def source_of(args: argparse.Namespace) -> VideoSource:
     """The data set that the arguments name.
 
     Raises:
-      ValueError: if there is no such set.
+      SettingError: if there is no such set.
     """
     return make_source(args.dataset, args.source, args.split, **dict(args.option))
 
@@ -157,12 +157,12 @@ def run(args: argparse.Namespace) -> None:
     """Makes what is missing of the set.
 
     Raises:
-      ValueError, ImportError, OSError: as `vmae_jax.data.prepared.preparation.prepare`.
+      SettingError, MissingPackage, OSError: as `preparation.prepare`.
     """
     frame_step = args.frame_step or (4 if args.encoding == "jpeg" else 1)
     settings = Settings(frame_step, args.short_side, args.quality, args.encoding, args.shard_size)
     try:
-        manifest = prepare(
+        index = prepare(
             source_of(args),
             args.dest,
             settings,
@@ -175,11 +175,11 @@ def run(args: argparse.Namespace) -> None:
     except KeyboardInterrupt:
         print("stopped; the same command goes on with the unfinished shards", file=sys.stderr)
         raise SystemExit(130) from None
-    if manifest is None:
+    if index is None:
         print(f"the shards of host {args.host[0]} are finished; others are not yet")
         return
-    counts = manifest["counts"]
-    print(f"{args.dest}: {counts['videos']} videos, {readable_bytes(manifest['bytes'])}")
+    counts = index["counts"]
+    print(f"{args.dest}: {counts['videos']} videos, {readable_bytes(index['bytes'])}")
     if counts["bad"]:
         print(f"{counts['bad']} could not be used: see {os.path.join(args.dest, BAD_FILES)}")
         print("to try them again, delete the shard-*.json that name them, and run this again")

@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> None:
     """Prints what is wrong, or that nothing is.
 
     Raises:
-      ValueError: if something is wrong.
+      SettingError: if something is wrong.
       OSError: if a file cannot be read.
     """
     lines = damage(args.dest, args.workers)

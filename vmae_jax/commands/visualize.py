@@ -10,7 +10,8 @@ import numpy as np
 
 from vmae_jax.data.video.augment import centre_crop
 from vmae_jax.data.video.clips import centre_indices
-from vmae_jax.data.video.decoders import VideoReader, open_video
+from vmae_jax.data.video.decoders import open_video
+from vmae_jax.data.video.reader import VideoReader
 from vmae_jax.errors import SettingError
 from vmae_jax.huggingface.models import VideoMAEForPreTraining
 from vmae_jax.masking import MASKS

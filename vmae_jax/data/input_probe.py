@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from vmae_jax.data.samples import TrainingSamples
+
+logger = logging.getLogger(__name__)
 
 
 class InputRate(NamedTuple):
@@ -28,11 +33,31 @@ class InputRate(NamedTuple):
         )
 
 
+class Hint:
+    """Says once which setting would help a run that waits for data.
+
+    Args:
+      data: the section `data` of the run's configuration.
+      samples: of the run; what a core delivers of them is measured and logged at once.
+    """
+
+    def __init__(self, data: Any, samples: TrainingSamples):
+        self._data, self._given = data, False
+        rate = measure(samples.group, samples.repeat)
+        logger.info("input: %s", rate.line(data.num_threads))
+
+    def give(self, rates: Mapping[str, float]) -> None:
+        """Logs the hint, if the run waits and has not been told yet; rates: as of `advice`."""
+        if not self._given and (hint := advice(rates, self._data)):
+            logger.info(hint)
+            self._given = True
+
+
 def measure(group: Callable[[int], object], repeat: int, seconds: float = 2.0) -> InputRate:
     """Times groups of samples, made one after another in this thread.
 
     Args:
-      group: of `PretrainingSamples`; the groups asked for are those of the first steps.
+      group: of `TrainingSamples`; the groups asked for are those of the first steps.
       repeat: samples in a group.
       seconds: roughly how long to measure. The first group, which starts decoding processes and
         fills caches, is not counted.

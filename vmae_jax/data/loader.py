@@ -28,7 +28,7 @@ _ENDLESS = 2**48
 class Samples(Protocol):
     """What the loader needs: groups of `repeat` samples by number, arrays equal in shape.
 
-    The first axis of an array counts samples, or what R of them share.
+    Axis 0 of an array: one entry per sample, or one per group where its samples share it.
     """
 
     repeat: int
@@ -60,7 +60,7 @@ def training_batches(
     """This host's batches from step start_step on, without end.
 
     Args:
-      samples: for example PretrainingSamples; asked from several threads.
+      samples: for example TrainingSamples; asked from several threads.
       batch_size: clips in the global batch (B).
       start_step: the first step to serve; any step starts at once.
       rows: which groups of a batch this host brings, numbers below B / R in ascending order; None
@@ -68,12 +68,11 @@ def training_batches(
       num_threads: threads that make samples; 0 makes them when a batch is asked for.
       prefetch_batches: batches that are made ahead, at least 1.
     Returns:
-      An iterator of {"video": uint8 [b, T, H, W, C], "label": int32 [b], "clip_id": list of b str}
-      with b = len(rows) * R (with crops left to the device: "video" [b / R, T, H, W,
-      C] and "boxes" int32 [b / R, R, 4]). Errors of a sample come out of it. Call its `close()` to
-      end its threads.
+      An iterator of the arrays of the samples, joined: {"video": uint8 [b, T, H, W, C], "label":
+      int32 [b], "clip_id": list of b str, ...} with b = len(rows) * R. Errors of a sample come out
+      of it. Call its `close()` to end its threads.
     Raises:
-      ValueError: if a number is out of range, or the batch cannot be shared equally.
+      SettingError: if a number is out of range, or the batch cannot be shared equally.
     """
     if start_step < 0:
         raise SettingError(f"start_step={start_step} is negative; steps are counted from 0.")
@@ -98,22 +97,23 @@ def held_out_batches(
     """This host's part of one pass over the held-out samples, each of which counts once.
 
     Args:
-      samples: with a length.
-      batch_size, rows, num_threads, prefetch_batches: as in `training_batches`, with R = 1.
+      samples: with a length, in groups of R views of a record.
+      batch_size, rows, num_threads, prefetch_batches: as in `training_batches`.
     Returns:
       An iterator of batches as in `training_batches`, equally many on every host, with a further
-      "index": int32 [b], the sample's number, and "weight": float32 [b], 1 for a sample and 0 for
+      "index": int32 [b], the record's number, and "weight": float32 [b], 1 for a sample and 0 for
       padding (which repeats the first samples) and for bad clips that are left out.
     Raises:
-      ValueError: as `training_batches`.
+      SettingError: as `training_batches`.
     """
-    rows = _checked_rows(rows, batch_size, 1)
-    num_batches = -(-len(samples) // batch_size)
+    rows = _checked_rows(rows, batch_size, samples.repeat)
+    num_groups = batch_size // samples.repeat
+    num_batches = -(-len(samples) // num_groups)
 
     def group(k: int) -> dict:
-        i = _global_number(k, batch_size, rows)
+        i = _global_number(k, num_groups, rows)
         made = samples.group(i % len(samples))
-        index = np.full(1, i % len(samples), np.int32)
+        index = np.full(samples.repeat, i % len(samples), np.int32)
         return {**made, "index": index, "weight": made["weight"] * np.float32(i < len(samples))}
 
     return _batches(group, range(num_batches * len(rows)), len(rows), num_threads, prefetch_batches)

@@ -8,6 +8,7 @@ one.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import tempfile
 from collections.abc import Iterator
@@ -28,7 +29,7 @@ def remote_path(address: str) -> epath.Path:
     """An address as a path that shows what is there now.
 
     Raises:
-      ValueError: if its scheme is unknown.
+      SettingError: if its scheme is unknown.
     """
     import fsspec
     from etils import epath
@@ -58,19 +59,17 @@ def join(root: str, path: str) -> str:
 def list_files(root: str | None) -> list[str]:
     """All files below a folder, relative to it, with "/" between the parts, in sorted order.
 
+    Links to folders are followed. Where one leads back to a folder that it lies in, it is left out.
+
     Raises:
-      ValueError: if it is not a folder, or the scheme of an address is unknown.
+      SettingError: if it is not a folder, or the scheme of an address is unknown.
       OSError: if a folder in it cannot be read.
     """
     if root and is_remote(root):
         return sorted(_remote_files(root))
     if not root or not os.path.isdir(root):
-        raise SettingError(f"path={root!r} is not a folder; give the folder with your videos.")
-    return sorted(
-        os.path.relpath(os.path.join(folder, file), root).replace(os.sep, "/")
-        for folder, _, files in os.walk(root, onerror=_raise)
-        for file in files
-    )
+        raise SettingError(f"path={root!r} is not a folder; give one that exists.")
+    return sorted(_local_files(root, "", {_identity(os.stat(root))}))
 
 
 def list_folder(path: str) -> list[str]:
@@ -78,7 +77,7 @@ def list_folder(path: str) -> list[str]:
 
     Raises:
       OSError: if it cannot be read.
-      ValueError: if the scheme of an address is unknown.
+      SettingError: if the scheme of an address is unknown.
     """
     if is_remote(path):
         return [entry.name for entry in remote_path(path).iterdir()]
@@ -90,7 +89,7 @@ def read_bytes(path: str, max_bytes: int) -> bytes:
 
     Raises:
       OSError: if it cannot be read.
-      ValueError: if it is larger than max_bytes, or the scheme of an address is unknown.
+      SettingError: if it is larger than max_bytes, or the scheme of an address is unknown.
     """
     remote = remote_path(path) if is_remote(path) else None
     size = remote.stat().length if remote else os.path.getsize(path)
@@ -107,7 +106,7 @@ def write_bytes(path: str, data: bytes) -> None:
 
     Raises:
       OSError: if it cannot be written; remote file systems raise errors of their own besides.
-      ValueError: if the scheme of an address is unknown.
+      SettingError: if the scheme of an address is unknown.
     """
     if is_remote(path):
         remote = remote_path(path)
@@ -121,8 +120,9 @@ def write_bytes(path: str, data: bytes) -> None:
 
 @contextlib.contextmanager
 def local_folder(path: str) -> Iterator[str]:
-    """A folder of this machine to write files in: `path` itself, or where that is remote one whose
-    files are copied there at the end.
+    """A folder of this machine to write files in, which in the end are in the folder `path`.
+
+    It is `path` itself if that is local; otherwise a temporary one, copied there at the end.
 
     Raises:
       OSError: if it cannot be written; remote file systems raise errors of their own besides.
@@ -142,7 +142,7 @@ def read_text(path: str | None, max_bytes: int) -> str:
     """The contents of a UTF-8 file.
 
     Raises:
-      ValueError: if it is missing, cannot be read, is too large, or is no UTF-8.
+      SettingError: if it is missing, cannot be read, is too large, or is no UTF-8.
     """
     if not path:
         raise SettingError(f"path={path!r} is not a file; give the file that lists your videos.")
@@ -156,6 +156,25 @@ def read_text(path: str | None, max_bytes: int) -> str:
         raise SettingError(
             f"path={path!r} is not UTF-8 at byte {error.start}; convert the file."
         ) from error
+
+
+def _local_files(folder: str, prefix: str, above: set[tuple[int, int]]) -> Iterator[str]:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            try:
+                identity = _identity(entry.stat()) if entry.is_dir() else None
+            except OSError as error:
+                if error.errno != errno.ELOOP:
+                    raise
+                identity = None  # a link to itself, a file as any link that leads nowhere
+            if identity is None:
+                yield prefix + entry.name
+            elif identity not in above:
+                yield from _local_files(entry.path, f"{prefix}{entry.name}/", {*above, identity})
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
 
 
 def _raise(error: OSError) -> None:
@@ -172,5 +191,5 @@ def _remote_files(root: str) -> Iterator[str]:
             yield from (f"{below}/{file}" if below else file for file in files)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise SettingError(
-            f"path={root!r} is not a folder ({error}); give the folder with your videos."
+            f"path={root!r} is not a folder ({error}); give one that exists."
         ) from error

@@ -194,7 +194,8 @@ class PreTrainedModel(nnx.Module, Published):
             another shape is named, and nothing is loaded.
           OSError: if the hub cannot be reached and the files are not in its cache.
         """
-        from vmae_jax.weights import pretrained
+        from vmae_jax.weights.pretrained import load
+        from vmae_jax.weights.stored import open_checkpoint
 
         path = pretrained_model_name_or_path
         hub.refuse_download_options(options)
@@ -209,8 +210,8 @@ class PreTrainedModel(nnx.Module, Published):
                 config = VideoMAEConfig.from_pretrained(config)
             described = config.replace(**changes)
             changes = {f.name: getattr(described, f.name) for f in dataclasses.fields(described)}
-        with pretrained.open_checkpoint(path, revision, overrides=changes) as stored:
-            core, report = pretrained.load(
+        with open_checkpoint(path, revision, overrides=changes) as stored:
+            core, report = load(
                 stored,
                 decoder=cls._decoder,
                 classifier=cls._classifier,
@@ -247,14 +248,14 @@ class PreTrainedModel(nnx.Module, Published):
           push_to_hub: whether to push it too, under the folder's name unless `repo_id` is given.
           **push_options: for `push_to_hub`.
         """
-        from vmae_jax.weights import export
+        from vmae_jax.huggingface.saving import save_folder
 
         if not safe_serialization:
             raise SettingError(
                 "safe_serialization=False, but only safetensors are written; leave it out, or "
                 "write a .pth of the official code with `python -m vmae_jax convert --to v1`."
             )
-        export.save_hugging_face(self.core, save_directory, type(self).__name__, max_shard_size)
+        save_folder(self.core, save_directory, type(self).__name__, max_shard_size)
         self._push_saved(save_directory, push_to_hub, push_options, max_shard_size=max_shard_size)
 
     def gradient_checkpointing_enable(self) -> None:

@@ -18,6 +18,7 @@ import re
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,27 +31,28 @@ from vmae_jax.plan import chips
 def environment(machine: chips.Topology) -> dict[str, str]:
     """What must be set before jax is imported.
 
-    Raises: ModuleNotFoundError if the TPU compiler is not installed.
+    No flag of XLA's is among it: one that the installed compiler does not know ends the process.
+
+    Raises: MissingPackage if the TPU compiler is not installed.
     """
+    settings = {
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": "",  # the caller's are for another platform; libtpu aborts at those
+    }
     if machine.device.platform != "tpu":
-        # a program for GPUs needs a GPU to be compiled; the CPU's has the same collectives
-        flags = {
-            "xla_force_host_platform_device_count": machine.num_devices,
-            # it will not run, so its machine code may be bad: memory and collectives are the same
-            "xla_backend_optimization_level": 0,
-            "xla_llvm_disable_expensive_passes": "true",
-        }
+        # A program for GPUs needs a GPU to be compiled; the CPU's has the same collectives. It will
+        # not run, so its machine code may be bad: memory and collectives are the same.
         return {
-            "JAX_PLATFORMS": "cpu",
-            "XLA_FLAGS": " ".join(f"--{name}={value}" for name, value in flags.items()),
+            **settings,
+            "JAX_NUM_CPU_DEVICES": str(machine.num_devices),
+            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
         }
     if importlib.util.find_spec("libtpu") is None:
         raise MissingPackage(
             "the TPU compiler is missing: pip install 'vmae_jax[plan]' (libtpu, no TPU needed)."
         )
     return {
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "",  # libtpu aborts at those of other platforms; its own: LIBTPU_INIT_ARGS
+        **settings,
         "TPU_ACCELERATOR_TYPE": machine.accelerator_type,
         "TPU_SKIP_MDS_QUERY": "1",
         "TPU_WORKER_HOSTNAMES": "localhost",
@@ -75,17 +77,17 @@ def devices(machine: chips.Topology) -> Sequence[Any]:
     ).devices
 
 
-def facts(config: Any, machine: chips.Topology) -> dict[str, Any]:
-    """What the compiled step is, as JSON values.
+def facts(config: Any, machine: chips.Topology) -> tuple[dict[str, Any], str]:
+    """What the compiled step is, as JSON values; and its text, as the compiler writes it.
 
     Raises:
-      ValueError: if the configuration cannot work on the machine.
+      SettingError: if the configuration cannot work on the machine.
       jax.errors.JaxRuntimeError: of the compiler, e.g. if the program needs too much memory.
     """
     import jax
 
     from vmae_jax import assembly, sharding
-    from vmae_jax.plan import collectives, traffic
+    from vmae_jax.tasks import make_task
     from vmae_jax.vit import Compute, resolve_attention
 
     pretended: dict[str, Any] = {}
@@ -95,34 +97,33 @@ def facts(config: Any, machine: chips.Topology) -> dict[str, Any]:
         pretended["attention"] = compute.attention
         config.compute.attention = "xla"
     started = time.perf_counter()
+    task = make_task(config)
     steps = assembly.make_steps(
-        config, num_records=None, devices=devices(machine), slices=machine.num_slices
+        config, task, num_records=None, devices=devices(machine), slices=machine.num_slices
     )
     with jax.set_mesh(steps.mesh):
-        lowered = steps.train.lower(steps.state, steps.batch)
+        lowered = steps.train.lower(*steps.arguments)
     traced = time.perf_counter()
     compiled, text = _compile(lowered, machine.device.platform)
     seconds = {"trace": traced - started, "compile": time.perf_counter() - traced}
 
     mesh = {axis: int(steps.mesh.shape[axis]) for axis in sharding.AXES}
-    parameters = {
-        sharding.path_name(path): leaf.shape
-        for path, leaf in jax.tree_util.tree_leaves_with_path(steps.state.params)
-    }
-    sides = traffic.parameter_sides(parameters, sharding.STACKS, mesh)
-    flows = traffic.classify(collectives.find(text), sides, mesh, machine.num_slices)
-    return {
+    result = {
         **description(config, steps, mesh),
         **pretended,
+        "work": task.work(steps.model_config).to_dict(),
         "device_kind": steps.mesh.devices.flat[0].device_kind,
         "pallas_calls": len(re.findall(r'custom_call_target="tpu_custom_call"', text)),
         "memory": memory(compiled.memory_analysis()),
         "state_bytes": {name: _bytes_here(getattr(steps.state, name)) for name in _STATE},
+        "frozen_bytes": _bytes_here(steps.frozen),
         "batch_bytes": _bytes_here(steps.batch),
-        "parameters": sum(map(math.prod, parameters.values())),
-        "flows": [flow._asdict() for flow in flows],
+        "parameters": _numbers(steps.state.params),
+        "frozen_parameters": _numbers(steps.frozen),
+        **network(text, machine),
         "seconds": seconds,
     }
+    return result, text
 
 
 _STATE = ("params", "opt_state")
@@ -141,20 +142,25 @@ def _compile(lowered: Any, platform: str) -> tuple[Any, str]:
         return compiled, file.read_text("utf-8")
 
 
-def description(config: Any, steps: Any, mesh: Mapping[str, int]) -> dict[str, Any]:
-    """What is computed: sizes that follow from the configuration alone."""
-    import dataclasses
+def network(text: str, machine: chips.Topology) -> dict[str, Any]:
+    """What the collectives of a program carry, or None and why that cannot be told."""
+    from vmae_jax.plan import collectives
 
+    try:
+        found = collectives.find(text)
+    except ValueError as error:  # a compiler that writes its programs in another way
+        return {"collectives": None, "unread": str(error)}
+    return {
+        "collectives": collectives.sizes(found, machine.num_devices, machine.num_slices),
+        "unread": "",
+    }
+
+
+def description(config: Any, steps: Any, mesh: Mapping[str, int]) -> dict[str, Any]:
+    """How it is computed: values that follow from the configuration alone."""
     batch_size = config.data.batch_size
     return {
-        "model": {
-            name: value
-            for name, value in dataclasses.asdict(steps.model).items()
-            if isinstance(value, int) and not isinstance(value, bool)
-        }
-        | {"frame_size": steps.model.frame_size},
         "size": config.model.size,
-        "num_masked": num_masked(config, steps.model),
         "mesh": dict(mesh),
         "batch_size": batch_size,
         "clips_per_device": batch_size // (mesh["data"] * mesh["fsdp"]),
@@ -166,23 +172,6 @@ def description(config: Any, steps: Any, mesh: Mapping[str, int]) -> dict[str, A
         "num_steps": steps.schedule.num_steps,
         "peak_lr": steps.schedule.peak_lr,
     }
-
-
-def num_masked(config: Any, model: Any) -> int:
-    """Hidden tokens of a clip."""
-    import functools
-
-    import jax
-
-    from vmae_jax.masking import MASKS
-
-    draw = functools.partial(
-        MASKS[config.objective.mask],
-        batch_size=1,
-        grid=model.grid,
-        mask_ratio=config.objective.mask_ratio,
-    )
-    return jax.eval_shape(draw, jax.random.key(0)).masked.shape[1]
 
 
 def memory(analysis: Any) -> dict[str, int]:
@@ -203,24 +192,39 @@ def _bytes_here(tree: Any) -> int:
     )
 
 
+def _numbers(tree: Any) -> int:
+    """Of arrays, in all."""
+    import jax
+
+    return sum(math.prod(x.shape) for x in jax.tree.leaves(tree))
+
+
 def main(arguments: Sequence[str]) -> int:
-    """Writes {"ok": facts}, {"refused": why} for settings that cannot work, or {"failed": why}."""
+    """Writes {"ok": facts}, {"refused": why} for settings that cannot work, {"failed": why} of the
+    compiler, or {"error": a traceback} of whatever else went wrong."""
+    import jax
+
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--topology", required=True)
     parser.add_argument("--slices", type=int, default=1)
     parser.add_argument("--config", required=True)
     parser.add_argument("--output", required=True)
+    parser.add_argument("--program")
     args, overrides = parser.parse_known_args(arguments)
     machine = chips.topology(args.topology, args.slices)
-    config = config_file.load(args.config, overrides)
     try:
-        result = {"ok": facts(config, machine)}
-    except SettingError as error:
+        config = config_file.load(args.config, overrides)
+        found, text = facts(config, machine)
+        if args.program:
+            Path(args.program).write_text(text, "utf-8")
+        result = {"ok": found}
+    except (SettingError, MissingPackage) as error:
         result = {"refused": str(error)}
-    except Exception as error:  # whatever a compiler says
+    except jax.errors.JaxRuntimeError as error:
         result = {"failed": f"{type(error).__name__}: {error}"}
-    with open(args.output, "w", encoding="utf-8") as file:
-        json.dump(result, file)
+    except Exception:  # a bug, perhaps of the recipe's own task
+        result = {"error": traceback.format_exc()}
+    Path(args.output).write_text(json.dumps(result), "utf-8")
     return 0
 
 

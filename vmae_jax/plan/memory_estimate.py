@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from vmae_jax.plan.roofline import token_count
+from vmae_jax.flops import Work
 
 # Of each token, in widths: the block's input, the normed input, q, k, v, attention's output, the
 # residual after it, its norm; and twice the MLP's width, before and after the activation.
@@ -30,36 +30,31 @@ def peak_bytes(facts: Mapping[str, Any]) -> dict[str, float]:
     Args:
       facts: from `ahead_of_time.facts`.
     """
-    model, num_masked = facts["model"], facts["num_masked"]
-    tokens = token_count(model)
+    work = Work.from_dict(facts["work"])
     number = 2 if facts["dtype"] == "bfloat16" else 4
     clips = facts["clips_per_device"] / facts["accumulation"]
     split = facts["mesh"]["tensor"]
-    stacks = (
-        (model["num_hidden_layers"], tokens - num_masked, model["hidden_size"],
-         model["intermediate_size"], model["num_attention_heads"]),
-        (model["decoder_num_hidden_layers"], tokens, model["decoder_hidden_size"],
-         model["decoder_intermediate_size"], model["decoder_num_attention_heads"]),
-    )  # fmt: skip
     kept = working = 0.0
-    for depth, n, width, mlp, heads in stacks:
-        scores = (4 + number) * n * n * heads / split if facts["attention"] == "xla" else 0.0
-        for table, size in ((_KEPT, number), (_KEPT_FP32, 4)):
-            widths, mlps = table[facts["remat"]]
-            # the input of a block, and norms, are whole on every device of the tensor axis
-            kept += size * depth * n * (widths * width + mlps * mlp / split)
-        # all of a block, and the gradient of each array beside it
-        block = number * 2 * n * (8 * width + 2 * mlp / split)
-        if facts["remat"] == "none":
+    for depth, tokens, width, heads, mlp, trained in work.stacks:
+        pairs = tokens * tokens * heads / split if facts["attention"] == "xla" else 0.0
+        scores = (4 + number) * pairs
+        # all of a block; with the gradient of each array beside it
+        block = (1 + trained) * number * tokens * (8 * width + 2 * mlp / split)
+        if trained:
+            for table, size in ((_KEPT, number), (_KEPT_FP32, 4)):
+                widths, mlps = table[facts["remat"]]
+                # the input of a block, and norms, are whole on every device of the tensor axis
+                kept += size * depth * tokens * (widths * width + mlps * mlp / split)
+        if trained and facts["remat"] == "none":
             kept += depth * scores
         else:
             block += scores
         working = max(working, block)
-    values = model["tubelet_size"] * model["patch_size"] ** 2 * model["num_channels"]
-    # fp32: pixels as tubelets; of the hidden ones predictions, targets and the loss's gradient
-    pixels = 4 * values * (tokens + 3 * num_masked)
+    # fp32: pixels as tubelets; predictions, their targets and the loss's gradient
+    pixels = 4 * (work.pixels + 3 * work.predicted)
+    lasting = sum(facts["state_bytes"].values()) + facts["frozen_bytes"] + facts["batch_bytes"]
     return {
-        "state": float(sum(facts["state_bytes"].values()) + facts["batch_bytes"]),
+        "state": float(lasting),
         "gradients": float(facts["state_bytes"]["params"]),
         "kept": clips * kept,
         "working": clips * working,

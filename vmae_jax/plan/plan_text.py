@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
-from vmae_jax.plan import traffic
 from vmae_jax.plan.chips import GiB
 
 
@@ -17,7 +17,7 @@ def text(plan: Mapping[str, Any]) -> str:
     facts = plan["facts"]
     if facts is None:
         return "\n".join([*lines, f"{plan['status']}: {plan['message']}"])
-    lines += [*_program(facts), *_memory(plan, facts), *_collectives(facts)]
+    lines += [*_program(facts), *_memory(plan, facts), *_network(facts)]
     if plan["roofline"] is not None:
         lines += _speed(plan["roofline"])
     lines += [f"estimated: {note}" for note in plan["estimated"]]
@@ -53,6 +53,7 @@ def _memory(plan: Mapping[str, Any], facts: Mapping[str, Any]) -> list[str]:
     rows = [
         ("parameters", state["params"]),
         ("optimizer", state["opt_state"]),
+        *([("frozen parameters", facts["frozen_bytes"])] if facts["frozen_bytes"] else []),
         ("batch", facts["batch_bytes"]),
         ("temporaries", memory["temp"]),
         ("results in new memory", memory["output"] - memory["alias"]),
@@ -69,23 +70,24 @@ def _memory(plan: Mapping[str, Any], facts: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _collectives(facts: Mapping[str, Any]) -> list[str]:
-    flows = [traffic.Flow(**flow) for flow in facts["flows"]]
-    if not flows:
-        return ["collectives: none"]
-    lines = ["collectives of a step, on each device"]
-    for what, total in traffic.totals(flows).items():
-        lines.append(f"  {what:<12}{total['bytes'] / 2**20:>12,.1f} MiB in {total['count']}")
-    for flow in sorted(flows, key=lambda x: -x.num_bytes * (x.times or 1)):
-        times = "?" if flow.times is None else flow.times
-        over = "+".join(flow.axes) or "-"
-        far = f", {flow.slices} slices" if flow.slices > 1 else ""
-        lines.append(
-            f"    {flow.what:<12}{flow.kind:<20}{flow.num_bytes / 2**20:>10,.2f} MiB x {times:<4}"
-            f"over {over} ({flow.group_size}{far})  {flow.source}"
-        )
-    for flow in traffic.faults(flows):
-        lines.append(f"  not expected: {flow.kind} of {flow.shapes} from {flow.op_name}")
+def _network(facts: Mapping[str, Any]) -> list[str]:
+    rows = facts["collectives"]
+    if rows is None:
+        return [f"network: not known, the program could not be read: {facts['unread']}"]
+    if not rows:
+        return ["network: no collectives"]
+    lines = ["network: collectives of a step, MiB that a device has of what they carry"]
+    alike = defaultdict(list)
+    for row in rows:
+        alike[row["kind"], row["group_size"], row["slices"]].append(row)
+    for (kind, size, slices), members in alike.items():
+        where = f"over {size}" + (f" in {slices} slices" if slices > 1 else "")
+        if any(row["times"] is None for row in members):
+            amount = f"{'not known':>12}, as they are in loops of unknown length"
+        else:
+            carried = sum(row["num_bytes"] * row["times"] for row in members) / 2**20
+            amount = f"{carried:>12,.1f} in {sum(row['times'] for row in members):,}"
+        lines.append(f"  {kind:<20}{where:<22}{amount}")
     return lines
 
 
@@ -101,12 +103,17 @@ def _speed(bound: Mapping[str, Any]) -> list[str]:
         }.items()
         if value != 0
     ]
-    low, high = bound["step_s"]
     least, padded = bound["flops_per_clip"] / 1e9, bound["padded_flops_per_clip"] / 1e9
-    num_steps, (few, many), hours = bound["num_steps"], bound["days"], bound["chip_hours"]
-    return [
+    lines = [
         f"work of a clip: {least:,.1f} GFLOP; with remat, on whole matrix units: {padded:,.1f}",
         f"at least: {', '.join(parts)}",
+    ]
+    if bound["step_s"] is None:
+        return [*lines, "step and run: not known, as a network is not"]
+    low, high = bound["step_s"]
+    num_steps, (few, many), hours = bound["num_steps"], bound["days"], bound["chip_hours"]
+    return [
+        *lines,
         f"step: {low * 1e3:,.1f} ms if all overlap, {high * 1e3:,.1f} ms if networks do not; "
         f"{bound['mfu'][0]:.1%} and {bound['mfu'][1]:.1%} of peak at most",
         f"run: {num_steps:,} steps, at least {duration(few)} to {duration(many)}, "

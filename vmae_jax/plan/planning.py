@@ -24,14 +24,21 @@ from vmae_jax.plan import ahead_of_time, chips, memory_estimate, roofline
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40, "P": 2**50}
 
 
+class CompilerError(RuntimeError):
+    """The compiler ended with an error of its own, or died; no setting is known to be at fault."""
+
+    exit_code = 70
+
+
 class Outcome(NamedTuple):
     """Of one compilation.
 
     Attributes:
       status: "ok"; "too large" for the memory of the chip; "refused", as settings that cannot work;
-        "failed", with an error of the compiler; "crashed", by a signal.
+        "failed", with an error of the compiler; "crashed", by a signal; "error", with another
+        exception: a bug of ours, or of what the recipe imports.
       facts: if it is ok.
-      message: if it is not.
+      message: if it is not; of an error its traceback.
       needed: bytes that it would take, if the compiler says so: of everything, or of one kind.
     """
 
@@ -41,20 +48,32 @@ class Outcome(NamedTuple):
     needed: float | None
 
 
-def compile_step(path: str, overrides: Sequence[str], machine: chips.Topology) -> Outcome:
+def compile_step(
+    path: str,
+    overrides: Sequence[str],
+    machine: chips.Topology,
+    program: str | os.PathLike | None = None,
+) -> Outcome:
     """Compiles a configuration's train step in a child process.
 
     Args:
       path, overrides: as `config_file.load` takes them.
       machine: that it is for.
+      program: a file for the text of the compiled program.
     Raises:
-      ModuleNotFoundError: without the TPU compiler.
+      MissingPackage: without the TPU compiler.
     """
-    environment = {**os.environ, **ahead_of_time.environment(machine)}
+    environment = {
+        **os.environ,
+        **ahead_of_time.environment(machine),
+        # the recipe's own modules are found there as they are here
+        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+    }
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder, "facts.json")
         command = [sys.executable, "-m", "vmae_jax.plan.ahead_of_time", f"--output={output}"]
         command += [f"--topology={machine.name}", f"--slices={machine.num_slices}"]
+        command += [f"--program={program}"] if program else []
         child = subprocess.run(
             [*command, f"--config={path}", *overrides],
             env=environment,
@@ -79,6 +98,8 @@ def outcome(result: dict[str, Any], returncode: int, stderr: str) -> Outcome:
         if re.search("RESOURCE_EXHAUSTED|Ran out of memory", message):
             return Outcome("too large", None, message, needed_bytes(message))
         return Outcome("failed", None, message, None)
+    if "error" in result:
+        return Outcome("error", None, result["error"], None)
     tail = stderr.strip()[-1500:]
     if returncode < 0:
         name = signal.Signals(-returncode).name

@@ -29,6 +29,8 @@ from typing import Any
 
 import numpy as np
 
+from vmae_jax.errors import SettingError
+
 # Of a child's address space; what a decoder may claim before its call fails with MemoryError.
 MEMORY_LIMIT = 8 << 30
 ATTEMPTS = 2  # a machine may kill a process for no fault of the call
@@ -50,12 +52,12 @@ class Isolated:
         it travel without being copied into a message.
       timeout: seconds for one call, the start of a child left out.
     Raises:
-      ValueError: if the timeout is not above 0.
+      SettingError: if the timeout is not above 0.
     """
 
     def __init__(self, function: Callable[..., dict[str, Any]], *, timeout: float):
         if not timeout > 0:
-            raise ValueError(f"timeout={timeout} must be above 0; choose seconds, e.g. 60.")
+            raise SettingError(f"timeout={timeout} must be above 0; choose seconds, e.g. 60.")
         self._function = pickle.dumps(function)
         self._timeout = timeout
         self._idle: queue.SimpleQueue[_Child] = queue.SimpleQueue()

@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from vmae_jax.huggingface import models as hf
 from vmae_jax.weights import layouts
-from vmae_jax.weights.pretrained import Stored, has_part, make_plan, must_be_given, outline
+from vmae_jax.weights.pretrained import compare, must_be_given, outline
+from vmae_jax.weights.stored import Stored
 
 _SIZE_FIELDS = (
     "hidden_size",
@@ -40,18 +40,28 @@ _NOT_IN_TENSORS = (
     "layer_norm_eps",
 )
 _NOTES = ("dropped", "fresh", "missing", "unexpected", "misshaped", "mistyped")
-_CLASSES = (hf.VideoMAEModel, hf.VideoMAEForPreTraining, hf.VideoMAEForVideoClassification)
+_CLASSES = {  # and the parts that they have besides the encoder
+    "VideoMAEModel": {"decoder": False, "classifier": False},
+    "VideoMAEForPreTraining": {"decoder": True, "classifier": False},
+    "VideoMAEForVideoClassification": {"decoder": False, "classifier": True},
+}
 
 
-def describe(stored: Stored, heads: dict[str, int]) -> dict[str, Any]:
-    """What `--json` prints: layout, sizes (and which are assumed), classes, loads_into, tensors."""
+def checkpoint_report(stored: Stored, heads: dict[str, int]) -> dict[str, Any]:
+    """What `inspect --json` prints of a checkpoint.
+
+    Args:
+      stored: the open checkpoint.
+      heads: fields of the configuration that the user gives, e.g. {"num_attention_heads": 6}.
+    Returns:
+      path, layout, sizes (None: must be given), assumed (names of sizes that nothing tells),
+      parameters (how many numbers), num_labels, labels, loads_into (per class), tensors.
+    """
     config = stored.config.replace(**heads)
-    holds_classes = has_part(stored, "classifier")
+    holds_classes = stored.has("classifier")
     unknown = set(stored.unknown) - set(heads)
     fields = [
-        name
-        for name in _SIZE_FIELDS
-        if has_part(stored, "decoder") or not name.startswith("decoder_")
+        name for name in _SIZE_FIELDS if stored.has("decoder") or not name.startswith("decoder_")
     ]
     has_config = stored.layout in (layouts.HUGGING_FACE, layouts.OURS)
     assumed = [] if has_config else [n for n in _NOT_IN_TENSORS if n not in unknown | set(heads)]
@@ -64,7 +74,7 @@ def describe(stored: Stored, heads: dict[str, int]) -> dict[str, Any]:
         "parameters": sum(math.prod(tensor.shape) for tensor in stored.tensors.values()),
         "num_labels": len(names) if holds_classes else None,
         "labels": names if names and not names[0].startswith("LABEL_") else None,
-        "loads_into": {cls.__name__: _fit(stored, heads, cls) for cls in _CLASSES},
+        "loads_into": {name: _loading(stored, heads, **parts) for name, parts in _CLASSES.items()},
         "tensors": {
             name: {"shape": list(tensor.shape), "dtype": tensor.dtype}
             for name, tensor in stored.tensors.items()
@@ -72,34 +82,35 @@ def describe(stored: Stored, heads: dict[str, int]) -> dict[str, Any]:
     }
 
 
-def _fit(stored: Stored, heads: dict[str, int], cls) -> dict[str, Any]:
-    core = outline(stored, decoder=cls._decoder, classifier=cls._classifier, **heads)
-    plan = make_plan(stored, core)
+def _loading(
+    stored: Stored, heads: dict[str, int], *, decoder: bool, classifier: bool
+) -> dict[str, Any]:
+    fit = compare(stored, outline(stored, decoder=decoder, classifier=classifier, **heads))
     return {
-        "loads": plan.fits,
-        "needs": [name for name in must_be_given(stored, cls._decoder) if name not in heads],
-        **{field: getattr(plan, field) for field in ("loaded", *_NOTES)},
+        "loads": fit.fits,
+        "needs": [name for name in must_be_given(stored, decoder) if name not in heads],
+        **{field: getattr(fit, field) for field in ("loaded", *_NOTES)},
     }
 
 
-def as_text(described: dict[str, Any]) -> str:
+def as_text(report: dict[str, Any]) -> str:
     """The same for people."""
     lines = [
-        described["path"],
-        f"layout: {described['layout']}, {len(described['tensors'])} tensors, "
-        f"{described['parameters']:,} numbers",
+        report["path"],
+        f"layout: {report['layout']}, {len(report['tensors'])} tensors, "
+        f"{report['parameters']:,} numbers",
     ]
-    for name, value in described["sizes"].items():
+    for name, value in report["sizes"].items():
         if value is None:
             value = f"not told by the file; give it as --{name.replace('_', '-')}"
-        elif name in described["assumed"]:
+        elif name in report["assumed"]:
             value = f"{value} (not told by the file; as published)"
         lines.append(f"  {name}: {value}")
-    if described["num_labels"] is not None:
-        some = described["labels"] or []
+    if report["num_labels"] is not None:
+        some = report["labels"] or []
         shown = ", ".join(some[:5]) + (", ..." if len(some) > 5 else "")
-        lines.append(f"classes: {described['num_labels']}" + (f" ({shown})" if shown else ""))
-    for name, fit in described["loads_into"].items():
+        lines.append(f"classes: {report['num_labels']}" + (f" ({shown})" if shown else ""))
+    for name, fit in report["loads_into"].items():
         parts = [
             f"{field} {', '.join(fit[field][:8])}"
             + (f" and {len(fit[field]) - 8} more" if len(fit[field]) > 8 else "")
@@ -108,9 +119,9 @@ def as_text(described: dict[str, Any]) -> str:
         ]
         verdict = "loads" if fit["loads"] else "does not load"
         lines.append(f"{name}: {verdict}" + (f"; {'; '.join(parts)}" if parts else ""))
-    width = max(map(len, described["tensors"]), default=0)
+    width = max(map(len, report["tensors"]), default=0)
     lines += [
         f"  {name:{width}}  {tensor['dtype']:9} {tuple(tensor['shape'])}"
-        for name, tensor in described["tensors"].items()
+        for name, tensor in report["tensors"].items()
     ]
     return "\n".join(lines)

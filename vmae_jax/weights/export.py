@@ -15,11 +15,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from vmae_jax.checkpoints import checkpoint, saving
-from vmae_jax.config import ORIGINAL_EPSILONS, SIZES, VideoMAEConfig
 from vmae_jax.errors import MissingPackage, SettingError
 from vmae_jax.files.atomic import write_file, write_files
-from vmae_jax.huggingface.image_processor import PROCESSOR_FILE, VideoMAEImageProcessor
+from vmae_jax.sizes import ORIGINAL_EPSILONS, SIZES
 from vmae_jax.videomae import VideoMAE
 from vmae_jax.weights import layouts
 from vmae_jax.weights.hub import CONFIG_FILE
@@ -28,6 +26,10 @@ WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = f"{WEIGHTS_FILE}.index.json"
 _WEIGHTS = re.compile(r"(model|pytorch_model)(-\d+-of-\d+)?\.(safetensors|bin)(\.index\.json)?")
 _UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+
+class DestinationTaken(SettingError, FileExistsError):
+    """What would be written over is something else."""
 
 
 def class_of(core: VideoMAE) -> str:
@@ -46,17 +48,18 @@ def save_hugging_face(
     class_name: str,
     max_shard_size: int | str = "5GB",
     *,
-    processor: VideoMAEImageProcessor | None = None,
+    others: Mapping[str, bytes] | None = None,
 ) -> None:
-    """Writes a folder that transformers 4 and 5 load; see `save_pretrained` of the classes.
+    """Writes a folder that transformers 4 and 5 load: `config.json` and `model.safetensors`.
 
     Args:
       core: the model.
       directory: made if needed. Older weights in it are replaced.
       class_name: "VideoMAEModel", "VideoMAEForPreTraining" or "VideoMAEForVideoClassification".
       max_shard_size: bytes, or text like "500MB".
-      processor: for `preprocessor_config.json`; None keeps the file that is there if it gives
-        frames of the model's size, else writes one with the model's pixel statistics.
+      others: contents of further files by name, which appear together with these.
+    Raises:
+      SettingError: if `max_shard_size` is none.
     """
     from safetensors.numpy import save as serialize
 
@@ -82,34 +85,12 @@ def save_hugging_face(
         writers[name] = functools.partial(
             lambda shard, file: file.write(serialize(shard, metadata={"format": "pt"})), shard
         )
-    config = core.config
-    described = {**config.to_dict(), "architectures": [class_name], "dtype": "float32"}
-    described.pop("torch_dtype", None)  # transformers 4's name of dtype: that of what was read
-    if processor is None and not _has_processor_for(directory, config):
-        processor = _processor_for(config)
-    if processor is not None:
-        writers[PROCESSOR_FILE] = lambda file: file.write(processor.to_json_string().encode())
-    writers[CONFIG_FILE] = _json(described)
+    config = {**core.config.to_dict(), "architectures": [class_name], "dtype": "float32"}
+    config.pop("torch_dtype", None)  # transformers 4's name of dtype: that of what was read
+    for name, content in (others or {}).items():
+        writers[name] = functools.partial(lambda content, file: file.write(content), content)
+    writers[CONFIG_FILE] = _json(config)
     write_files(directory, writers, obsolete=lambda name: bool(_WEIGHTS.fullmatch(name)))
-
-
-def _processor_for(config: VideoMAEConfig) -> VideoMAEImageProcessor:
-    height, width = config.frame_size
-    return VideoMAEImageProcessor(
-        # if an edge were shorter than the crop, the crop would be filled up with black
-        size={"shortest_edge": max(height, width)},
-        crop_size={"height": height, "width": width},
-        image_mean=list(config.image_mean),
-        image_std=list(config.image_std),
-    )
-
-
-def _has_processor_for(directory: str | os.PathLike, config: VideoMAEConfig) -> bool:
-    try:
-        processor = VideoMAEImageProcessor.from_pretrained(directory)
-    except (OSError, ValueError):
-        return False
-    return processor.crop_size == _processor_for(config).crop_size
 
 
 def hugging_face_tensors(core: VideoMAE, class_name: str) -> dict[str, np.ndarray]:
@@ -178,10 +159,12 @@ def save_run(core: VideoMAE, directory: str | os.PathLike) -> None:
     """Writes the parameters as a checkpoint of ours, with fingerprints: `<directory>/0`.
 
     Raises:
-      FileExistsError: if there is one already.
+      DestinationTaken: if there is one already.
     """
-    if checkpoint.find_step(directory) is not None:
-        raise FileExistsError(f"{directory} holds a checkpoint already; give another folder.")
+    from vmae_jax.checkpoints import finished_steps, saving  # loads Orbax and TensorStore
+
+    if finished_steps.find_step(directory) is not None:
+        raise DestinationTaken(f"{directory} holds a checkpoint already; give another folder.")
     checkpoints = saving.Checkpoints(directory, keep=1)
     checkpoints.save({"params": layouts.parameters(core)}, 0, {"model": core.config.to_dict()})
     checkpoints.wait()

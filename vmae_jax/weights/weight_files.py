@@ -4,8 +4,7 @@
         weight = tensors["videomae.layernorm.weight"].read()
 
 Opening reads names, shapes and dtypes alone, and checks them; the values stay on disk until
-`read()`. No file is trusted: whatever is wrong with what one holds is a `WeightFileError`. What the
-system says of a path (no such file, no permission) passes as the OSError it is.
+`read()`. No file is trusted: whatever is wrong with what one holds is a `WeightFileError`.
 
 safetensors files are memory-mapped and hold no checksums: a changed weight is read as it is, and a
 file that is cut short while it is open ends the process. Files are to be replaced, not rewritten.
@@ -24,18 +23,18 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from vmae_jax.errors import SettingError
-from vmae_jax.weights.torch_file import open_torch_file
-from vmae_jax.weights.torch_pickle import (
+from vmae_jax.weights.tensors import (
     DTYPES,
     MAX_RANK,
-    LazyTensor,
-    Refusal,
-    TorchFileError,
+    Tensor,
+    WeightFileNotFound,
     damaged,
+    explained,
     refuse,
     shown,
+    some,
 )
+from vmae_jax.weights.torch_file import open_state_dict
 
 # Far above any checkpoint: a header takes about 130 bytes a tensor. Python takes up to fifty times
 # the size of hostile JSON to parse it, so this is what keeps that below 200 MiB.
@@ -48,56 +47,6 @@ CODES = {
     **{f"I{bits}": f"int{bits}" for bits in (64, 32, 16, 8)},
     **{f"U{bits}": f"uint{bits}" for bits in (64, 32, 16, 8)},
 }
-
-
-class WeightFileError(SettingError):
-    """A weight file that cannot be used; its text names the file, the entry, the rule and the
-    remedy.
-    """
-
-    def __init__(self, path: str, entry: str | None, reason: str):
-        # All go to args, so that the error survives pickling between processes.
-        super().__init__(path, entry, reason)
-        self.path = path
-        self.entry = entry
-        self.reason = reason
-
-    def __str__(self) -> str:
-        entry = "" if self.entry is None else f", entry {shown(self.entry)}"
-        return f"{self.path!r}{entry}: {self.reason}."
-
-
-class Tensor(NamedTuple):
-    """A tensor still in its file.
-
-    Attributes:
-      shape: its sizes.
-      dtype: numpy's name for it ("bfloat16": ml_dtypes').
-      read: gives a copy of the values, in that dtype, inside the with block only; raises
-        WeightFileError if they cannot be had.
-    """
-
-    shape: tuple[int, ...]
-    dtype: str
-    read: Callable[[], np.ndarray]
-
-
-@contextlib.contextmanager
-def _explained(path: str, entry: str | None = None) -> Iterator[None]:
-    # Here, because models of random weights are to work where it is not installed.
-    from safetensors import SafetensorError
-
-    try:
-        yield
-    except Refusal as refusal:
-        raise WeightFileError(path, entry, str(refusal)) from None
-    except SafetensorError as error:
-        reason = f"the safetensors library refuses it ({shown(str(error))}); get the file again"
-        raise WeightFileError(path, entry, reason) from error
-    except TorchFileError as error:
-        if isinstance(error.__cause__, OSError):
-            raise error.__cause__ from None
-        raise WeightFileError(error.path, error.entry, error.reason) from error
 
 
 def _is_there(path: str) -> bool:
@@ -178,29 +127,33 @@ class _Place(NamedTuple):
     end: int
 
 
-def _checked_place(entry: Any, room: int) -> _Place:
+def _checked_place(name: str, entry: Any, room: int) -> _Place:
     match entry:
         case {"dtype": str(code), "shape": [*shape], "data_offsets": [begin, end], **more}:
             if more:
-                damaged(f"its header has more than dtype, shape, data_offsets: {shown(min(more))}")
+                damaged(
+                    f"its header has more than dtype, shape, data_offsets: {shown(min(more))}", name
+                )
         case _:
-            damaged("its header does not have a dtype, a shape and two data_offsets")
+            damaged("its header does not have a dtype, a shape and two data_offsets", name)
     if not all(type(n) is int and n >= 0 for n in (*shape, begin, end)):
-        damaged("its shape and data_offsets are not all integers of 0 or more")
+        damaged("its shape and data_offsets are not all integers of 0 or more", name)
     if code not in CODES:
         refuse(
             f"dtype={shown(code)} is not one of {', '.join(CODES)}, which are read; save the model "
-            "in one of them, or get the file again if it should be"
+            "in one of them, or get the file again if it should be",
+            name,
         )
     if len(shape) > MAX_RANK or math.prod(max(n, 1) for n in shape) > MAX_ELEMENTS:
-        damaged(f"its shape has more than {MAX_RANK} axes, or {MAX_ELEMENTS} elements")
+        damaged(f"its shape has more than {MAX_RANK} axes, or {MAX_ELEMENTS} elements", name)
     if end > room:
-        damaged(f"its values end outside the {room} bytes that the file has for them")
+        damaged(f"its values end outside the {room} bytes that the file has for them", name)
     expected = math.prod(shape) * DTYPES[CODES[code]].itemsize
     if end - begin != expected:
         damaged(
             f"dtype={code}, shape={tuple(shape)} takes {expected} bytes, not the {end - begin} "
-            f"of data_offsets={[begin, end]}"
+            f"of data_offsets={[begin, end]}",
+            name,
         )
     return _Place(tuple(shape), CODES[code], begin, end)
 
@@ -225,16 +178,12 @@ def _read_header(path: str) -> dict[str, _Place]:
     if not isinstance(notes, dict) or not all(isinstance(note, str) for note in notes.values()):
         damaged("its __metadata__ are not texts by name")
     room = size - 8 - length
-    places = {}
-    for name, entry in entries.items():
-        with _explained(path, name):
-            places[name] = _checked_place(entry, room)
+    places = {name: _checked_place(name, entry, room) for name, entry in entries.items()}
     at = 0
     for name, place in sorted(places.items(), key=lambda item: (item[1].begin, item[1].end)):
-        with _explained(path, name):
-            if place.begin != at:
-                kind = "overlap those before" if place.begin < at else "leave a gap before them"
-                damaged(f"its values begin at byte {place.begin}, not {at}: they {kind}")
+        if place.begin != at:
+            kind = "overlap those before" if place.begin < at else "leave a gap before them"
+            damaged(f"its values begin at byte {place.begin}, not {at}: they {kind}", name)
         at = place.end
     if at != room:
         damaged(f"its values end at byte {at} of {room}")
@@ -250,21 +199,29 @@ def open_safetensors(path: str | os.PathLike[str]) -> Iterator[dict[str, Tensor]
     complex numbers and of floats of 8 bits or less.
 
     Raises:
-      WeightFileError: whatever is wrong with the file.
-      OSError: if there is none, or it may not be read.
+      WeightFileError: whatever is wrong with the file; `WeightFileNotFound` if there is none.
+      OSError: if it cannot be read for another reason.
     """
-    from safetensors import safe_open
+    # Here, because models of random weights are to work where it is not installed.
+    from safetensors import SafetensorError, safe_open
 
     path = os.fspath(path)
-    with _explained(path):
+
+    def ask(question: Callable[..., Any], *args: Any) -> Any:
+        try:
+            return question(*args)
+        except SafetensorError as error:
+            refuse(f"the safetensors library refuses it ({shown(str(error))}); get the file again")
+
+    with explained(path):
         places = _read_header(path)
-        file = safe_open(path, framework="numpy")
+        file = ask(safe_open, path, "numpy")
 
     def read(name: str) -> np.ndarray:
-        with _explained(path, name):
+        with explained(path, name):
             if file is None:
                 refuse("the file has been closed; read tensors inside the with block")
-            value = file.get_tensor(name)
+            value = ask(file.get_tensor, name)
             if (value.shape, value.dtype) != (places[name].shape, DTYPES[places[name].dtype]):
                 refuse("the file was replaced while it was opened; open it again")
             return value
@@ -278,32 +235,8 @@ def open_safetensors(path: str | os.PathLike[str]) -> Iterator[dict[str, Tensor]
         file = None  # ends the memory map
 
 
-@contextlib.contextmanager
-def _open_bin(path: str) -> Iterator[dict[str, Tensor]]:
-    with _explained(path):
-        file = open_torch_file(path)
-
-    def read(name: str) -> np.ndarray:
-        with _explained(path, name):
-            return file.tree[name].read()
-
-    with file:
-        items = file.tree.items() if isinstance(file.tree, dict) else ()
-        tensors = {
-            name: Tensor(value.shape, value.dtype, functools.partial(read, name))
-            for name, value in items
-            if isinstance(name, str) and isinstance(value, LazyTensor)
-        }
-        with _explained(path):
-            if not tensors:
-                refuse("holds no tensors by name; save the state_dict of the model alone in it")
-        yield tensors
-
-
-def _some(unordered: set[str]) -> str:
-    names = sorted(unordered)
-    more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
-    return ", ".join(map(shown, names[:MAX_NAMED])) + more
+def _shown_some(names: set[str]) -> str:
+    return some(map(shown, sorted(names)), MAX_NAMED)
 
 
 def _read_index(path: str) -> dict[str, set[str]]:
@@ -341,21 +274,22 @@ def _open_shards(
 ) -> Iterator[dict[str, Tensor]]:
     folder = os.path.dirname(index)
     with contextlib.ExitStack() as stack:
-        with _explained(index):
+        with explained(index):
             shards = _read_index(index)
             missing = {file for file in shards if not _is_there(os.path.join(folder, file))}
             if missing:
-                refuse(f"of its {len(shards)} files these are missing: {_some(missing)}; get them")
+                names = _shown_some(missing)
+                refuse(f"of its {len(shards)} files these are missing: {names}; get them")
         tensors = {}
         for file, listed in shards.items():
             path = os.path.join(folder, file)
             found = stack.enter_context(open_shard(path))
-            with _explained(path):
+            with explained(path):
                 if listed - found.keys():
-                    lost = _some(listed - found.keys())
+                    lost = _shown_some(listed - found.keys())
                     damaged(f"does not hold {lost}, which {index!r} says are in it")
                 if found.keys() - listed:
-                    extra = _some(found.keys() - listed)
+                    extra = _shown_some(found.keys() - listed)
                     damaged(f"holds {extra}, which {index!r} places elsewhere or nowhere")
             tensors |= found
         yield tensors
@@ -370,14 +304,14 @@ def open_directory(directory: str | os.PathLike[str]) -> Iterator[dict[str, Tens
     followed, for the cache of the hub is made of them. Of a .bin, what is no tensor is left out.
 
     Raises:
-      WeightFileError: whatever is wrong with the files, those of torch.save included.
-      FileNotFoundError: if none of them is there.
-      OSError: if they may not be read.
+      WeightFileError: whatever is wrong with the files, those of torch.save included;
+        `WeightFileNotFound` if none of them is there.
+      OSError: if they cannot be read for another reason.
     """
     looked_for = []
     for name, open_file in (
         ("model.safetensors", open_safetensors),
-        ("pytorch_model.bin", _open_bin),
+        ("pytorch_model.bin", open_state_dict),
     ):
         path = os.path.join(directory, name)
         index = f"{path}.index.json"
@@ -391,7 +325,8 @@ def open_directory(directory: str | os.PathLike[str]) -> Iterator[dict[str, Tens
         with opened as tensors:
             yield tensors
         return
-    raise FileNotFoundError(
-        f"{os.fspath(directory)!r} has none of {', '.join(looked_for)}; give the directory that "
-        "has the weights"
+    raise WeightFileNotFound(
+        os.fspath(directory),
+        None,
+        f"has none of {', '.join(looked_for)}; give the directory that has the weights",
     )

@@ -1,4 +1,4 @@
-"""Prepares a data set: every video once into a record, the records into shards, and a manifest.
+"""Prepares a data set: every video becomes a record, records become shards, an index lists them.
 
 A run may be killed anywhere and started again: finished shards are kept, and an unfinished one is
 made again to the same bytes. Which video comes into which shard depends on its number alone, not
@@ -20,11 +20,12 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from vmae_jax.data.prepared.progress import Progress, readable_bytes
+from vmae_jax.data.prepared.progress import readable_bytes, reported
 from vmae_jax.data.prepared.shard_folder import ShardFolder
 from vmae_jax.data.prepared.video_encoding import Settings, encoded_video
-from vmae_jax.data.sources.source import VideoSource
+from vmae_jax.data.sources.video_source import VideoSource
 from vmae_jax.errors import SettingError
+from vmae_jax.packages import import_package
 from vmae_jax.processes.isolation import ChildDied, Isolated
 
 SAMPLE = 8  # videos that the size is estimated from
@@ -51,16 +52,16 @@ def prepare(
       workers: processes that decode.
       timeout: seconds for one video; one that takes longer twice is listed as bad.
       host: (i, n) makes every n-th shard only, beginning with i; n machines that share `dest` make
-        all. Whichever finishes last writes the manifest.
+        all. Whichever finishes last writes the index.
       force: go on even if the disk seems to be too small.
       say: is given lines of text about the progress.
     Returns:
-      The manifest, or None if other hosts have yet to finish their shards.
+      The index, or None if other hosts have yet to finish their shards.
     Raises:
-      ValueError: if `dest` is remote or was begun with other settings or videos, or no video could
-        be used.
-      ImportError: if a package is missing.
-      OSError: if the disk is, or would be, full; or another process makes the same shards.
+      SettingError: if `dest` is remote, too small, or was begun with other settings or videos; if
+        another process makes the same shards; or if no video could be used.
+      MissingPackage: if a package is missing.
+      OSError: if the disk is full.
       RuntimeError: if decoding processes cannot start.
     """
     if not 0 <= host[0] < host[1]:
@@ -123,7 +124,6 @@ def _make_shards(
 ) -> None:
     versions = _versions()  # first, as it finds out whether all packages are there
     wanted = list(itertools.chain(*missing.values()))
-    progress = Progress(len(wanted), say)
     sample = wanted[:: -(-len(wanted) // SAMPLE)]
     sampled = dict(zip(sample, threads.map(encode, sample), strict=True))
     sizes = [len(result["record"]) for result in sampled.values() if "record" in result]
@@ -132,7 +132,8 @@ def _make_shards(
     def encode_once(i: int) -> dict[str, Any]:
         return sampled.pop(i, None) or encode(i)
 
-    results = progress.watch(_in_order(threads, encode_once, wanted, 4 * workers))
+    results = _in_order(threads, encode_once, wanted, 4 * workers)
+    results = reported(results, len(wanted), say)
     for shard, videos in missing.items():
         folder.write_shard(shard, itertools.islice(results, len(videos)), versions)
 
@@ -171,17 +172,16 @@ def _check_disk(
     )
     say(text)
     if needed > free and not force:
-        raise OSError(
+        raise SettingError(
             f"{text} in {folder.path!r}; choose another disk, a larger --frame-step, a smaller "
             "--short-side, or --force if you know better."
         )
 
 
 def _versions() -> dict[str, str]:
-    import av
-    import cv2
-    import simplejpeg
-
-    modules = {"av": av, "cv2": cv2, "simplejpeg": simplejpeg}
-    versions = {name: module.__version__ for name, module in modules.items()}
-    return {**versions, "array_record": importlib.metadata.version("array_record")}
+    names = ("av", "cv2", "simplejpeg", "array_record")
+    modules = {name: import_package(name, "preparing a data set") for name in names}
+    # array_record does not say its version
+    return {"array_record": importlib.metadata.version("array_record")} | {
+        name: module.__version__ for name, module in modules.items() if name != "array_record"
+    }

@@ -1,7 +1,11 @@
-"""Lines about long work: how far it is, how fast it goes, and when it will be done."""
+"""Lines about long work: how far it is, how fast it goes, and when it will be done.
+
+They go to a log as well as to a terminal, which a bar that is drawn over itself does not.
+"""
 
 from __future__ import annotations
 
+import datetime
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -18,47 +22,32 @@ def readable_bytes(count: float) -> str:
     return f"{count / 1000**power:.1f} {' kMGT'[power]}B"
 
 
-def readable_seconds(seconds: float) -> str:
-    """7384 -> "2 h 03 min"."""
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes:02d} min"
-    return f"{minutes} min {seconds:02d} s" if minutes else f"{seconds} s"
-
-
-class Progress:
-    """Watches the results of `preparation`, and says every few seconds how it goes.
+def reported(
+    results: Iterator[dict[str, Any]],
+    total: int,
+    say: Callable[[str], None],
+    clock: Callable[[], float] = time.monotonic,
+) -> Iterator[dict[str, Any]]:
+    """The same results, with a line every SECONDS_BETWEEN and one at the end.
 
     Args:
-      total: results that are to come.
+      results: of `video_encoding.encoded_video`, one for each video.
+      total: how many there will be.
       say: is given the lines.
       clock: seconds that only grow.
     """
-
-    def __init__(
-        self, total: int, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic
-    ):
-        self._total, self._say, self._clock = total, say, clock
-        self._started = self._said = clock()
-        self._done = self._bad = self._bytes = 0
-
-    def watch(self, results: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-        """The same results, counted as they pass."""
-        for result in results:
-            self._done += 1
-            self._bad += "bad" in result
-            self._bytes += len(result.get("record", ()))
-            now = self._clock()
-            if now - self._said >= SECONDS_BETWEEN or self._done == self._total:
-                self._said = now
-                self._say(self._line(now - self._started))
-            yield result
-
-    def _line(self, seconds: float) -> str:
-        rate = self._done / max(seconds, 1e-9)
-        left = readable_seconds((self._total - self._done) / rate)
-        return (
-            f"{self._done} of {self._total} videos, {self._bad} bad, "
-            f"{readable_bytes(self._bytes)}, {rate:.1f} videos/s, {left} left"
-        )
+    started = said = clock()
+    bad = stored = 0
+    for done, result in enumerate(results, start=1):
+        bad += "bad" in result
+        stored += len(result.get("record", ()))
+        now = clock()
+        if now - said >= SECONDS_BETWEEN or done == total:
+            said = now
+            rate = done / max(now - started, 1e-9)
+            left = datetime.timedelta(seconds=round((total - done) / rate))
+            say(
+                f"{done} of {total} videos, {bad} bad, {readable_bytes(stored)}, "
+                f"{rate:.1f} videos/s, {left} left"
+            )
+        yield result

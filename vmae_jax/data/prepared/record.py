@@ -19,8 +19,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vmae_jax.data.prepared.reader import PreparedReader
-from vmae_jax.data.video.decoders import Limits, VideoError, VideoReader, open_video
+from vmae_jax.data.prepared.jpeg_reader import JpegReader
+from vmae_jax.data.video.decoders import open_video
+from vmae_jax.data.video.reader import Limits, VideoError, VideoReader
 from vmae_jax.errors import SettingError
 
 MAGIC = b"vmae-rec"
@@ -69,10 +70,10 @@ class VideoFacts:
         return -((self.frame_phase - self.num_frames) // self.frame_step)
 
     def check(self) -> None:
-        """Nothing, if the fields agree with one another and with Limits.
+        """Compares the fields with one another and with Limits.
 
         Raises:
-          ValueError: otherwise.
+          ValueError: if one of them cannot be right.
         """
         limits = Limits()
         sides = (self.source_height, self.source_width, self.height, self.width)
@@ -87,7 +88,7 @@ class VideoFacts:
         }
         for name, holds in rules.items():
             if not holds:
-                raise SettingError(f"{name} cannot be right in {self}")
+                raise ValueError(f"{name} cannot be right in {self}")
 
 
 def record_bytes(facts: VideoFacts, parts: Sequence[bytes]) -> bytes:
@@ -97,12 +98,13 @@ def record_bytes(facts: VideoFacts, parts: Sequence[bytes]) -> bytes:
       facts: about it.
       parts: the JPEG files of its stored frames in order, or one video file.
     Raises:
-      ValueError: if they do not agree, or take more than MAX_PAYLOAD bytes.
+      ValueError: if they do not agree.
+      SettingError: if the parts take more than MAX_PAYLOAD bytes.
     """
     facts.check()
     expected = facts.num_stored if facts.encoding == JPEG else 1
     if len(parts) != expected or not all(parts):
-        raise SettingError(f"{len(parts)} parts are not the {expected} filled ones of {facts}.")
+        raise ValueError(f"{len(parts)} parts are not the {expected} filled ones of {facts}.")
     ends = list(itertools.accumulate(map(len, parts)))
     if ends[-1] > MAX_PAYLOAD:
         raise SettingError(
@@ -115,7 +117,7 @@ def record_bytes(facts: VideoFacts, parts: Sequence[bytes]) -> bytes:
     try:
         fixed = _FACTS.pack(*numbers, ENCODINGS.index(encoding), quality, *lengths)
     except struct.error as error:
-        raise SettingError(f"{facts} does not fit into a record: {error}.") from error
+        raise ValueError(f"{facts} does not fit into a record: {error}.") from error
     table = np.array(list(zip(ends, map(zlib.crc32, parts), strict=True)), _PART)
     head = fixed + clip_id + table.tobytes()
     return b"".join([_PREFIX.pack(MAGIC, VERSION, zlib.crc32(head)), head, *parts])
@@ -191,7 +193,7 @@ class StoredVideo:
         """
         facts = self.facts
         if facts.encoding == JPEG:
-            return PreparedReader(
+            return JpegReader(
                 self.part,
                 self._name,
                 num_frames=facts.num_frames,

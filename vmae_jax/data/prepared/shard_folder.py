@@ -2,9 +2,9 @@
 
     settings.json             what the set is made with, from the beginning
     shard-00003.array_record  records; appears under this name only when whole
-    shard-00003.json          its part of the manifest; with it, the shard counts as finished
+    shard-00003.json          its part of the index; with it, the shard counts as finished
     bad_files.jsonl           videos that could not be used, and why; at the end
-    manifest.json             all parts in one; at the end
+    index.json                all parts in one; at the end
 
 Every file is the same, byte for byte, however often the work was interrupted.
 """
@@ -19,8 +19,9 @@ import os
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from vmae_jax.data.prepared.source import FORMAT, FORMAT_VERSION, MANIFEST, check_local
+from vmae_jax.data.prepared.index import FORMAT, FORMAT_VERSION, INDEX, check_local, index_file
 from vmae_jax.errors import SettingError
+from vmae_jax.packages import import_package
 
 SETTINGS, BAD_FILES = "settings.json", "bad_files.jsonl"
 SHARD_OPTIONS = "group_size:1,uncompressed"  # JPEG and video do not get smaller
@@ -30,7 +31,7 @@ class ShardFolder:
     """The folder `path`, made if needed, as it is used by host i of n = `host`.
 
     Raises:
-      ValueError: if the path is remote.
+      SettingError: if the path is remote.
     """
 
     def __init__(self, path: str | os.PathLike, host: tuple[int, int]):
@@ -47,13 +48,13 @@ class ShardFolder:
         """Keeps other processes from making the same shards.
 
         Raises:
-          BlockingIOError: if one does so already.
+          SettingError: if one does so already.
         """
         with open(self.file(".lock-{}-of-{}".format(*self._host)), "wb") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                raise BlockingIOError(
+                raise SettingError(
                     f"another process prepares host={self._host} of {self.path!r}; wait for it, or "
                     "end it first."
                 ) from error
@@ -63,7 +64,7 @@ class ShardFolder:
         """Writes down the settings, or compares them with those that stand there.
 
         Raises:
-          ValueError: if they differ, or are missing where there are shards.
+          SettingError: if they differ, or are missing where there are shards.
         """
         if os.path.exists(self.file(SETTINGS)):
             with open(self.file(SETTINGS), encoding="utf-8") as file:
@@ -79,7 +80,7 @@ class ShardFolder:
                     "choose those, or another folder."
                 )
             return
-        if any(name == MANIFEST or name.startswith("shard-") for name in os.listdir(self.path)):
+        if index_file(self.path) or any(x.startswith("shard-") for x in os.listdir(self.path)):
             raise SettingError(
                 f"{self.path!r} holds shards, but no {SETTINGS} that tells how they were made; "
                 "choose another folder."
@@ -87,7 +88,7 @@ class ShardFolder:
         self._write_text(SETTINGS, json.dumps(settings, indent=1) + "\n")
 
     def part(self, shard: int) -> dict[str, Any] | None:
-        """The manifest's part of a shard, or None if the shard is yet to be made."""
+        """A shard's part of the index, or None if the shard is yet to be made."""
         name = _name(shard)
         try:
             with open(self.file(f"{name}.json"), encoding="utf-8") as file:
@@ -133,10 +134,10 @@ class ShardFolder:
         self._write_text(f"{_name(shard)}.json", json.dumps(part) + "\n")
 
     def finish(self, num_shards: int, settings: dict[str, Any]) -> dict[str, Any] | None:
-        """Writes and returns the manifest; None if shards are yet to be made.
+        """The index of the set, once written; None if shards are yet to be made.
 
         Raises:
-          ValueError: if there is not a single record.
+          SettingError: if there is not a single record.
         """
         parts = [self.part(shard) for shard in range(num_shards)]
         if None in parts:
@@ -150,7 +151,7 @@ class ShardFolder:
             )
         used = {item for part in parts for item in part["versions"].items()}
         shards = [{k: part[k] for k in ("file", "bytes", "sha256", "records")} for part in parts]
-        manifest = {
+        index = {
             "format": FORMAT,
             "version": FORMAT_VERSION,
             "settings": settings,
@@ -159,8 +160,8 @@ class ShardFolder:
             "packages": [f"{package} {version}" for package, version in sorted(used)],
             "shards": shards,
         }
-        self._write_text(MANIFEST, json.dumps(manifest) + "\n")
-        return manifest
+        self._write_text(INDEX, json.dumps(index) + "\n")
+        return index
 
     @contextlib.contextmanager
     def _whole(self, name: str) -> Iterator[str]:
@@ -192,6 +193,7 @@ def _name(shard: int) -> str:
 
 @contextlib.contextmanager
 def _shard_writer(path: str) -> Iterator[Any]:
+    import_package("array_record", "a prepared data set")
     from array_record.python.array_record_module import ArrayRecordWriter
 
     writer = ArrayRecordWriter(path, SHARD_OPTIONS)

@@ -11,16 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from vmae_jax.data.prepared.source import (
-    MANIFEST,
-    PreparedSource,
-    Shards,
-    read_manifest,
-    shard_files,
-)
+from vmae_jax.data.prepared.index import INDEX, read_index, shard_files
+from vmae_jax.data.prepared.prepared_source import PreparedSource
+from vmae_jax.data.prepared.shard_reader import Shards
 from vmae_jax.data.prepared.video_encoding import file_bytes, resized, source_digest
-from vmae_jax.data.sources.source import VideoSource
-from vmae_jax.data.video.decoders import VideoError
+from vmae_jax.data.sources.video_source import VideoSource
+from vmae_jax.data.video.reader import VideoError
 from vmae_jax.errors import SettingError
 
 FRAMES_COMPARED = 8  # of a video
@@ -29,16 +25,16 @@ FRAMES_COMPARED = 8  # of a video
 def damage(path: str | os.PathLike, workers: int) -> list[str]:
     """What is wrong with the shards of a set, a line each; empty if nothing is.
 
-    Every byte is read: shards are compared with their sums in the manifest, records taken apart.
+    Every byte is read: shards are compared with their sums in the index, records taken apart.
 
     Args:
       path: folder of the set.
       workers: shards that are read at a time.
     Raises:
-      ValueError: if the manifest cannot be used.
+      SettingError: if the index cannot be used.
     """
-    manifest = read_manifest(path)
-    files, listed = shard_files(path, manifest), manifest["shards"]
+    index = read_index(path)
+    files, listed = shard_files(path, index), index["shards"]
     shards = Shards(files, [len(shard["records"]) for shard in listed])
     with ThreadPoolExecutor(workers) as threads:
         found = threads.map(
@@ -46,8 +42,8 @@ def damage(path: str | os.PathLike, workers: int) -> list[str]:
         )
         lines = [line for lines in found for line in lines]
     records = sum(len(shard["records"]) for shard in listed)
-    if records != manifest["counts"]["videos"]:
-        lines.append(f"{MANIFEST}: lists {records} records, counts={manifest['counts']}")
+    if records != index["counts"]["videos"]:
+        lines.append(f"{INDEX}: lists {records} records, counts={index['counts']}")
     return lines
 
 
@@ -59,7 +55,7 @@ def _shard_damage(file: str, listed: dict[str, Any], shards: Shards, shard: int)
         yield f"{file}: {error}"
         return
     if digest != listed["sha256"]:
-        yield f"{file}: sha256={digest}, but {MANIFEST} says {listed['sha256']}"
+        yield f"{file}: sha256={digest}, but {INDEX} says {listed['sha256']}"
     for row, entry in enumerate(listed["records"]):
         try:
             video = shards.read(shard, row)
@@ -72,7 +68,7 @@ def _shard_damage(file: str, listed: dict[str, Any], shards: Shards, shard: int)
         found = (facts.clip_id, facts.label, facts.num_frames, facts.frame_phase)
         expected = tuple(entry[key] for key in ("clip_id", "label", "num_frames", "phase"))
         if found != expected:
-            yield f"{file}, record {row}: holds {found}, but {MANIFEST} says {expected}"
+            yield f"{file}, record {row}: holds {found}, but {INDEX} says {expected}"
 
 
 def psnr_to_source(
@@ -87,10 +83,10 @@ def psnr_to_source(
     Returns:
       (PSNR in dB of all compared frames together, lines about videos that could not be compared).
     Raises:
-      ValueError: if the set cannot be used, or has no video in common with the source.
+      SettingError: if the set cannot be used, or has no video in common with the source.
     """
     prepared = PreparedSource(path)
-    entries = [entry for shard in read_manifest(path)["shards"] for entry in shard["records"]]
+    entries = [entry for shard in read_index(path)["shards"] for entry in shard["records"]]
     numbers = {record.clip_id: i for i, record in enumerate(source)}
     common = [k for k, record in enumerate(prepared) if record.clip_id in numbers]
     if not common:
@@ -115,8 +111,7 @@ def psnr_to_source(
 
 def _mean_square(prepared: PreparedSource, k: int, source: VideoSource, i: int) -> float:
     with prepared.open(k) as reader, source.open(i) as original:
-        phase = getattr(reader, "frame_phase", 0)
-        stored = np.arange(phase, reader.num_frames, prepared.frame_step)
+        stored = np.arange(reader.frame_phase, reader.num_frames, prepared.frame_step)
         compared = stored[
             np.unique(np.linspace(0, len(stored) - 1, FRAMES_COMPARED).round()).astype(int)
         ]

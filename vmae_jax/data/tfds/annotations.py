@@ -14,8 +14,9 @@ import os
 from collections.abc import Callable, Iterator
 
 from vmae_jax.data.sources.folders import VIDEO_EXTENSIONS, video_folder
-from vmae_jax.data.sources.listings import MAX_LIST_BYTES, video_list
-from vmae_jax.data.sources.source import VideoRecord, VideoSource
+from vmae_jax.data.sources.list_files import MAX_LIST_BYTES
+from vmae_jax.data.sources.listings import video_list
+from vmae_jax.data.sources.video_source import VideoRecord, VideoSource
 from vmae_jax.errors import SettingError
 from vmae_jax.files import storage
 
@@ -35,7 +36,7 @@ def read_video_folder(videos: str, lists: str, *, list_format: str = "path_label
       lists: folder with the lists.
       list_format: one of `listings.LIST_FORMATS`.
     Raises:
-      ValueError: for a line that is not of the format, or neither lists nor videos.
+      SettingError: for a line that is not of the format, or neither lists nor videos.
     """
     found = _split_files(lists)
     if not found:
@@ -49,14 +50,15 @@ def read_video_folder(videos: str, lists: str, *, list_format: str = "path_label
 def read_kinetics400(videos: str, lists: str, *, list_format: str = "path_label") -> Splits:
     """By the published tables, or by lists as `read_video_folder` where those are given.
 
-    A table has a header with label, youtube_id, time_start, time_end and mostly split. The video is
-    `ID_START_END`, six digits each, of any extension and anywhere below `videos`, as downloaders
-    name it; it is cut to these times already. Classes are numbered in the order of their names.
+    A table has a header with label, youtube_id, time_start, time_end and mostly split. Its
+    video is the file `ID_START_END`, six digits each, with any extension and anywhere below
+    `videos`, as downloaders name the part between the two times. Classes are numbered in the order
+    of their names.
 
     Args:
       videos, lists, list_format: as in `read_video_folder`.
     Raises:
-      ValueError: as `read_video_folder`; for tables beside lists, or a damaged table.
+      SettingError: as `read_video_folder`; for tables beside lists, or a damaged table.
     """
     tables = {split: _table(file) for split, file in _split_files(lists).items()}
     if not any(tables.values()):
@@ -88,7 +90,7 @@ def read_ssv2(videos: str, lists: str) -> Splits:
       videos: folder with the videos.
       lists: folder with `something-something-v2-train.json` and so on, or `train.json`.
     Raises:
-      ValueError: without labels or any list, for a template that is no class, or damaged JSON.
+      SettingError: without labels or any list, for a template that is no class, or damaged JSON.
     """
     numbers = {name: int(label) for name, label in _ssv2_json(lists, "labels").items()}
     find = _finder(videos)
@@ -110,7 +112,7 @@ def read_ucf101(videos: str, lists: str, *, split_number: int = 1) -> Splits:
       lists: folder with the official lists.
       split_number: N.
     Raises:
-      ValueError: if a list is missing, for an unknown class, or a number that is not its class's.
+      SettingError: if a list is missing, for an unknown class, or a number that is not its class's.
     """
     numbers = {}
     for where, line in _lines(storage.join(lists, "classInd.txt")):
@@ -140,7 +142,7 @@ def read_hmdb51(videos: str, lists: str, *, split_number: int = 1) -> Splits:
       lists: folder with the official lists.
       split_number: N.
     Raises:
-      ValueError: if there are no such lists, or a line is not `name use`, with use 0 (in neither
+      SettingError: if there are no such lists, or a line is not `name use`, with use 0 (in neither
         split), 1 (train) or 2 (test).
     """
     ending = f"_test_split{split_number}.txt"
@@ -184,7 +186,7 @@ def read_annotations(name: str, videos: str, lists: str, **options) -> Splits:
       name: a key of READERS.
       videos, lists, options: as that function takes them; options that are None are not given.
     Raises:
-      ValueError: for an unknown name or option, and as the function says.
+      SettingError: for an unknown name or option, and as the function says.
     """
     if name not in READERS:
         raise SettingError(f"name={name!r} is no TFDS builder; choose one of {sorted(READERS)}.")
@@ -271,7 +273,7 @@ def _ssv2_json(folder: str, name: str):
         )
     try:
         return json.loads(storage.read_text(file, MAX_LIST_BYTES))
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise SettingError(f"{file} is no JSON ({error}); copy the official file again.") from error
 
 

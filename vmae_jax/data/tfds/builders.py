@@ -1,8 +1,8 @@
 """TFDS builders that put encoded videos, as their files are, into ArrayRecord.
 
 They take any VideoSource and download nothing. They are not in TFDS's registry, which has a ucf101
-of its own (frames, not files): `vmae_jax.data.tfds.build` makes them of official lists.
-Built sets are read by `tfds.builder_from_directory` and by `vmae_jax.data.tfds.source.TfdsSource`.
+of its own (frames, not files): `building.build` makes them of official lists. Built
+sets are read by `tfds.builder_from_directory` and by `tfds_source.TfdsSource`.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core.dataset_builder import FileReaderBuilder
 
-from vmae_jax.data.sources.source import VideoSource
-from vmae_jax.data.tfds import shards
-from vmae_jax.data.tfds.source import index_file
+from vmae_jax.data.sources.video_source import VideoSource
+from vmae_jax.data.tfds import shard_writing
+from vmae_jax.data.tfds.tfds_source import index_file
 from vmae_jax.errors import SettingError
 
 REPORT_FILE = "report.json"
@@ -49,7 +49,7 @@ class _VideoBuilder(FileReaderBuilder, skip_registration=True):
         return tfds.core.DatasetInfo(
             builder=self,
             description="Encoded video files with class numbers, -1 where there is none.",
-            features=shards.features(self._label_feature()),
+            features=shard_writing.features(self._label_feature()),
         )
 
     def _label_feature(self) -> tfds.features.FeatureConnector | type:
@@ -62,25 +62,28 @@ class _VideoBuilder(FileReaderBuilder, skip_registration=True):
     def _download_and_prepare(self, dl_manager, download_config) -> None:
         jobs, skipped = {}, {}
         for split, source in self._sources.items():
-            records, size, skipped[split] = shards.readable(source.records)
+            records, size, skipped[split] = shard_writing.readable(source.records)
             if records:
                 jobs[split] = self._plan(split, records, size, download_config)
         every_job = [job for split_jobs in jobs.values() for job in split_jobs]
         if download_config.beam_runner or download_config.beam_options:
-            shards.run_with_beam(
+            shard_writing.run_with_beam(
                 every_job, download_config.beam_runner, download_config.beam_options
             )
         else:
-            shards.run_in_threads(every_job, self._num_threads)
+            shard_writing.run_in_threads(every_job, self._num_threads)
 
         infos, report = [], {}
         for split, source in self._sources.items():
-            results = shards.results(jobs.get(split, []))
+            results = shard_writing.results(jobs.get(split, []))
             rows = [row for result in results for row in result["written"]]
             lost = skipped[split] + [row for result in results for row in result["skipped"]]
             report[split] = {"listed": len(source), "written": len(rows), "skipped": lost}
             if rows:
-                content = {"class_names": source.class_names, "records": shards.index_of(rows)}
+                content = {
+                    "class_names": source.class_names,
+                    "records": shard_writing.index_of(rows),
+                }
                 self._write_json(index_file(split), content)
                 infos.append(self._split_info(split, results))
         if not infos:
@@ -95,9 +98,9 @@ class _VideoBuilder(FileReaderBuilder, skip_registration=True):
     def _plan(self, split: str, records, size: int, download_config) -> list[str]:
         count = download_config.get_shard_config().get_number_shards(size, len(records))
         template = self._get_filename_template(split)
-        return shards.write_jobs(
+        return shard_writing.write_jobs(
             self.data_path / JOBS_FOLDER,
-            shards.in_stored_order(records, split),
+            shard_writing.in_stored_order(records, split),
             template.sharded_filepaths(min(count, len(records))),
         )
 

@@ -36,6 +36,8 @@ def sample_crop_box(
       height, width: of the frame.
       image_size: (height, width) the crop will be resized to.
       rng: two integers are drawn from it.
+    Returns:
+      (top, left, height, width).
 
     Source: VideoMAE, transforms.py, GroupMultiScaleCrop. Different on purpose: a side that snaps to
     the target never grows beyond the frame (the original then fills with black), and is at least 1.
@@ -127,7 +129,11 @@ def _resized(
 
 
 def check_resizer(resize: str) -> None:
-    """Raises ValueError if `resize` is no key of RESIZERS."""
+    """Compares the name of a resizer with those there are.
+
+    Raises:
+      SettingError: if `resize` is no key of RESIZERS.
+    """
     if resize not in RESIZERS:
         raise SettingError(f"resize={resize!r} is unknown; choose from {', '.join(RESIZERS)}.")
 

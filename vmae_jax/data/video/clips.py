@@ -43,7 +43,7 @@ def pretraining_indices(
     Returns:
       Ascending numbers in [0, video_frames), all of them of frames that are kept.
     Raises:
-      ValueError: if a count is below 1, frame_stride is not a multiple of frame_step, or no frame
+      SettingError: if a count is below 1, frame_stride is not a multiple of frame_step, or no frame
         of the video is kept.
 
     Source: VideoMAE, kinetics.py, class VideoMAE, which serves all its data sets
@@ -70,7 +70,7 @@ def centre_indices(
     stride, same repetition in short videos.
 
     Raises:
-      ValueError: as `pretraining_indices`.
+      SettingError: as `pretraining_indices`.
     """
     _check_counts(video_frames=video_frames, num_frames=num_frames, frame_stride=frame_stride)
     start = max(0, video_frames - num_frames * frame_stride) // 2
@@ -93,7 +93,7 @@ def dense_indices(
     Returns:
       Ascending numbers in [0, video_frames).
     Raises:
-      ValueError: if a count is below 1.
+      SettingError: if a count is below 1.
 
     Source: VideoMAE, kinetics.py, VideoClsDataset.loadvideo_decord (training, and validation in
     V1); the same in V2, dataset/datasets.py.
@@ -133,7 +133,7 @@ def dense_view_indices(
       view: in [0, num_views).
       num_views: temporal views, 5 for Kinetics.
     Raises:
-      ValueError: if a count is below 1, or there is no such view.
+      SettingError: if a count is below 1, or there is no such view.
 
     Source: VideoMAE, kinetics.py, VideoClsDataset in test mode. One view alone divides by zero
     there; here it is the middle one.
@@ -164,7 +164,7 @@ def tsn_indices(
     Returns:
       Ascending numbers in [0, video_frames).
     Raises:
-      ValueError: if a count is below 1, or for an unknown rule.
+      SettingError: if a count is below 1, or for an unknown rule.
 
     Source: VideoMAE, ssv2.py, SSVideoClsDataset (training, and validation in V1); VideoMAE V2,
     dataset/datasets.py, RawFrameClsDataset.load_frame.
@@ -183,7 +183,7 @@ def tsn_centre_indices(video_frames: int, num_frames: int, *, short: str = "v2")
     Args:
       video_frames, num_frames, short: as in `tsn_indices`.
     Raises:
-      ValueError: as `tsn_indices`.
+      SettingError: as `tsn_indices`.
 
     Source: VideoMAE V2, dataset/datasets.py, RawFrameClsDataset.load_frame. V1 validates on random
     clips: that is `tsn_indices`.
@@ -207,7 +207,7 @@ def tsn_view_indices(video_frames: int, num_frames: int, view: int, num_views: i
       view: in [0, num_views).
       num_views: temporal views, 2 for Something-Something V2.
     Raises:
-      ValueError: if a count is below 1, or there is no such view.
+      SettingError: if a count is below 1, or there is no such view.
 
     Source: VideoMAE, ssv2.py (two views) and VideoMAE V2, dataset/datasets.py (any number), in test
     mode. They sort the frames of all views and deal them out in turns, which comes to the same.

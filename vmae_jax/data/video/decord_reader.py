@@ -10,27 +10,24 @@ from __future__ import annotations
 
 import functools
 import io
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
 
 import decord
 import numpy as np
 
-from vmae_jax.data.video.decoders import (
-    Limits,
-    VideoError,
-    VideoReader,
-    checked_indices,
-    first_line,
-    warn_of_exact_reader,
-)
-from vmae_jax.data.video.packets import doubts
+from vmae_jax.data.video.packets import VideoPackets
 from vmae_jax.data.video.pyav_reader import PyavReader
+from vmae_jax.data.video.reader import Limits, VideoError, VideoReader, checked_indices, first_line
+
+# Containers in which decord was found to seek rightly, if nothing else is amiss.
+SEEKABLE_FORMATS = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
 
 
 def open_decord(file: str | bytes, name: str, limits: Limits) -> VideoReader:
     """A DecordReader, or a PyavReader where decord may not give the right frames."""
     exact = PyavReader(file, name, limits)
-    reasons = doubts(exact.video)
+    reasons = _doubts(exact.video)
     if not reasons:
         try:
             reader = DecordReader(file, name, exact)
@@ -39,11 +36,17 @@ def open_decord(file: str | bytes, name: str, limits: Limits) -> VideoReader:
         except VideoError as error:
             reasons = [error.reason]
     for reason in reasons:
-        warn_of_exact_reader("decord", name, reason)
+        warn_of_exact_reader(name, reason)
     return exact
 
 
-class DecordReader:
+@functools.lru_cache(maxsize=10_000)  # once for each file, not each time it is opened
+def warn_of_exact_reader(name: str, reason: str) -> None:
+    """Logs that PyAV decodes the video called `name` in place of decord, and why."""
+    logging.warning("video %r: decoded by pyav in place of decord: %s", name, reason)
+
+
+class DecordReader(VideoReader):
     """A VideoReader over decord.
 
     Args:
@@ -66,6 +69,7 @@ class DecordReader:
                 name, f"decord counts {len(self._video)} of num_frames={exact.num_frames}"
             )
         self.num_frames, self.fps, self.times = exact.num_frames, exact.fps, exact.times
+        self.codec = exact.codec
 
     @functools.cached_property
     def _frame_shape(self) -> tuple[int, int, int]:
@@ -103,8 +107,47 @@ class DecordReader:
         """Gives back file and memory; the reader cannot be used afterwards."""
         del self._video
 
-    def __enter__(self) -> DecordReader:
-        return self
 
-    def __exit__(self, *exception) -> None:
-        self.close()
+def _doubts(video: VideoPackets) -> list[str]:
+    """Why decord may give other frames than were asked for; [] if there is no reason.
+
+    Found by trying decord 0.6 on files of many kinds; what was not found to be safe counts as
+    doubtful.
+    """
+    found = []
+    if video.format not in SEEKABLE_FORMATS:
+        found.append(f"container {video.format}")
+    if video.codec != "h264":
+        found.append(f"codec {video.codec}")
+    elif not found:
+        found += _h264_doubts(video)
+    if video.index is None:
+        found.append("times that do not tell the order of the frames")
+    if video.is_trimmed:
+        found.append("an edit list")
+    return found
+
+
+def _h264_doubts(video: VideoPackets) -> list[str]:
+    header = video.context.extradata or b""
+    if header[:1] != b"\x01" or len(header) < 5:  # ISO/IEC 14496-15: an avcC record
+        return ["no header of its own"]
+    found = {}
+    for packet, is_key in zip(video.packets(), video.is_key, strict=True):
+        if not is_key:
+            continue
+        units = list(_nal_units(bytes(packet), 1 + (header[4] & 3)))
+        types = {unit[0] & 31 for unit in units}
+        if 5 not in types:  # ITU-T H.264, table 7-1: 5 is a slice of an IDR picture
+            found["key frames that need earlier frames (open GOP or intra refresh)"] = True
+        if any(unit[0] & 31 == 7 and unit not in header for unit in units):  # a sequence header
+            found["a header that changes on the way"] = True
+    return list(found)
+
+
+def _nal_units(data: bytes, length_bytes: int) -> Iterator[bytes]:
+    while len(data) > length_bytes:
+        stop = length_bytes + int.from_bytes(data[:length_bytes], "big")
+        if stop > length_bytes:
+            yield data[length_bytes:stop]
+        data = data[stop:]

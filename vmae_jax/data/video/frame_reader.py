@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from vmae_jax.data.video.decoders import Limits, VideoError, checked_indices, first_line
+from vmae_jax.data.video.reader import Limits, VideoError, VideoReader, checked_indices, first_line
 from vmae_jax.errors import SettingError
 from vmae_jax.files import storage
 
@@ -31,9 +31,10 @@ class FrameNames:
       template: a name with a place for the number, "img_{:05}.jpg"; None takes all pictures, sorted
         by the numbers in their names.
       first_number: the number of frame 0 in the template.
-      num_frames: with a template, how many there are, without looking; None looks.
+      num_frames: with a template, how many frames there are; None counts them, up to the first gap
+        in the numbers.
     Raises:
-      ValueError: for a rate that is not positive, or a template that is none.
+      SettingError: for a rate that is not positive, or a template that is none.
     """
 
     fps: float
@@ -67,10 +68,10 @@ class FrameNames:
 
 
 def check_template(template: str) -> None:
-    """Nothing, if the template gives names for numbers.
+    """Tries whether the template gives different file names for different numbers.
 
     Raises:
-      ValueError: otherwise.
+      SettingError: if it does not.
     """
     try:
         names = {template.format(1), template.format(2)}
@@ -94,7 +95,7 @@ def _by_numbers(name: str) -> tuple[list[str | int], str]:
     return [int(part) if i % 2 else part for i, part in enumerate(parts)], name
 
 
-class FrameFolderReader:
+class FrameFolderReader(VideoReader):
     """A VideoReader over a folder of pictures.
 
     Args:
@@ -149,15 +150,6 @@ class FrameFolderReader:
         for row, i in enumerate(indices.tolist()):
             frames[row] = pictures[i]
         return frames
-
-    def close(self) -> None:
-        """Nothing is open between reads."""
-
-    def __enter__(self) -> FrameFolderReader:
-        return self
-
-    def __exit__(self, *exception) -> None:
-        self.close()
 
     @property
     def _shape(self) -> tuple[int, int]:

@@ -15,15 +15,13 @@ import av
 import numpy as np
 from av.stream import Discard, Disposition
 
-from vmae_jax.data.video.decoders import Limits, VideoError
+from vmae_jax.data.video.reader import Limits, VideoError
 
 # What may be opened. Not among them: text drawn as pictures (tty), still images, and everything
 # that names other files or addresses to read (playlists, concat, DASH, SDP).
 FORMATS = "asf,avi,dv,flv,gif,h264,hevc,ivf,m4v,matroska,mov,mpeg,mpegts,mpegvideo,mxf,nut,ogg,rm"
 # Containers without times, or (AVI) without those of presentation.
 UNTIMED_FORMATS = {"avi", "h264", "hevc", "m4v", "mpegvideo"}
-# Those in which other decoders were found to seek rightly, if nothing else is amiss.
-SEEKABLE_FORMATS = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
 # The packets of a file up to this size are kept, so that it is read once; a larger one is read
 # again from the key frame needed.
 KEPT_BYTES = 64 << 20
@@ -37,9 +35,9 @@ class VideoPackets:
       format, codec: FFmpeg's names of the container ("mov,mp4,...") and the decoder.
       size: (height, width) in pixels by the header, before rotation.
       pts, dts: of each packet, in ticks of stream.time_base; None where unknown.
-      is_key: of each packet, flagged as a place to start decoding.
-      is_shown: of each packet, gives a frame (others are needed only to decode later ones).
-      is_trimmed: an edit list cuts some frames away.
+      is_key: for each packet, whether the file calls it a place to start decoding.
+      is_shown: for each packet, whether it gives a frame; others only help to decode later ones.
+      is_trimmed: whether an edit list cuts some frames away.
       index: of the frames; None if the packets do not say surely which there are.
     Raises:
       VideoError: for a file that may not be opened, has no video, or ends early.
@@ -192,48 +190,3 @@ class FrameIndex:
             else:
                 runs.append((start, stop, [frame]))
         return runs
-
-
-def doubts(video: VideoPackets) -> list[str]:
-    """Why a decoder that seeks by time may give other frames than a whole decode; [] if nothing.
-
-    Found by trying decord 0.6 and torchcodec 0.13 on files of many kinds; what was not found to be
-    safe counts as doubtful.
-    """
-    found = []
-    if video.format not in SEEKABLE_FORMATS:
-        found.append(f"container {video.format}")
-    if video.codec != "h264":
-        found.append(f"codec {video.codec}")
-    elif not found:
-        found += _h264_doubts(video)
-    if video.index is None:
-        found.append("times that do not tell the order of the frames")
-    if video.is_trimmed:
-        found.append("an edit list")
-    return found
-
-
-def _h264_doubts(video: VideoPackets) -> list[str]:
-    header = video.context.extradata or b""
-    if header[:1] != b"\x01":  # ISO/IEC 14496-15: an avcC record
-        return ["no header of its own"]
-    found = {}
-    for packet, is_key in zip(video.packets(), video.is_key, strict=True):
-        if not is_key:
-            continue
-        units = list(_nal_units(bytes(packet), 1 + (header[4] & 3)))
-        types = {unit[0] & 31 for unit in units}
-        if 5 not in types:  # ITU-T H.264, table 7-1: 5 is a slice of an IDR picture
-            found["key frames that need earlier frames (open GOP or intra refresh)"] = True
-        if any(unit[0] & 31 == 7 and unit not in header for unit in units):  # a sequence header
-            found["a header that changes on the way"] = True
-    return list(found)
-
-
-def _nal_units(data: bytes, length_bytes: int) -> Iterator[bytes]:
-    while len(data) > length_bytes:
-        stop = length_bytes + int.from_bytes(data[:length_bytes], "big")
-        if stop > length_bytes:
-            yield data[length_bytes:stop]
-        data = data[stop:]

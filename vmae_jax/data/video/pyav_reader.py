@@ -18,8 +18,8 @@ from av.sidedata.sidedata import Type as SideData
 from av.video.frame import PictureType, VideoFrame
 from av.video.reformatter import VideoReformatter
 
-from vmae_jax.data.video.decoders import Limits, VideoError, checked_indices, first_line
 from vmae_jax.data.video.packets import VideoPackets
+from vmae_jax.data.video.reader import Limits, VideoError, VideoReader, checked_indices, first_line
 
 # Decoders that can leave out just the frames which no other needs. Not hevc, where such a frame
 # may yet serve a higher temporal layer, nor dav1d, which loses wanted frames; vp8 and vp9 files
@@ -31,7 +31,7 @@ class _Unexplained(Exception):
     """Decoding gave something that the index of packets does not explain."""
 
 
-class PyavReader:
+class PyavReader(VideoReader):
     """A VideoReader over PyAV; its arguments are those of `decoders.open_video`, checked.
 
     Attributes beside those of VideoReader:
@@ -96,12 +96,6 @@ class PyavReader:
         """Gives back file and memory; the reader cannot be used afterwards."""
         self.video.close()
         del self.video
-
-    def __enter__(self) -> PyavReader:
-        return self
-
-    def __exit__(self, *exception) -> None:
-        self.close()
 
     def _set_times(self, ticks: np.ndarray) -> None:
         unit = self.video.stream.time_base
