@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import types
 import warnings
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from PIL import Image
 
 import vmae_jax
 from vmae_jax import VideoMAEImageProcessor, patches
+from vmae_jax.errors import MissingPackage
 from vmae_jax.huggingface.image_processor import PROCESSOR_FILE, ChannelDimension
 
 SMALL = {"size": {"shortest_edge": 16}, "crop_size": {"height": 16, "width": 16}}
@@ -125,7 +127,6 @@ KINDS = {  # from frames [2, H, W, 3]: (videos, options)
     "batch of PIL images": lambda x: ([as_pil(x), as_pil(x[::-1])], {}),
     "grey PIL images": lambda x: (as_pil(x, "L"), GREY),
     "black and white PIL images": lambda x: (as_pil(x, "1"), GREY),
-    "palettes, read as grey": lambda x: (as_pil(x, "P"), GREY),
     "RGBA": lambda x: (as_pil(x, "RGBA"), {"image_mean": 0.5, "image_std": [0.1, 0.2, 0.3, 0.4]}),
     "grey and alpha": lambda x: (as_pil(x, "LA"), GREY),
     "array": lambda x: (x[0], {}),
@@ -169,6 +170,7 @@ KINDS = {  # from frames [2, H, W, 3]: (videos, options)
 }
 
 
+@pytest.mark.filterwarnings("ignore:the values of the frames lie in")
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("size", [(21, 30), (12, 14)], ids=str)
 def test_every_kind_of_input_becomes_the_original_s_bits(original, kind, size):
@@ -212,6 +214,137 @@ def test_values_out_of_range_cannot_be_resized_as_in_the_original(original, valu
     with pytest.raises(ValueError, match="cannot be converted to uint8"):
         original(**SMALL)(video)
     with pytest.raises(ValueError, match=message):
+        VideoMAEImageProcessor(**SMALL)(video)
+
+
+# Channels: as many as there are means
+
+FOUR = {"image_mean": [0.1, 0.2, 0.3, 0.4], "image_std": [0.5, 0.6, 0.7, 0.8]}
+
+
+@pytest.mark.parametrize("layout", ["channels_first", "channels_last"])
+@pytest.mark.parametrize("channels", [3, 4])
+def test_the_layout_of_the_input_may_be_given(original, layout, channels):
+    frames = frames_of((20, 30), channels=channels)
+    frames = list(first(frames) if layout == "channels_first" else frames)
+    options = {"input_data_format": layout, **(FOUR if channels == 4 else {})}
+    ours = VideoMAEImageProcessor(**SMALL)(frames, return_tensors="np", **options)
+    assert ours.pixel_values.shape == (1, 2, channels, 16, 16)
+    assert_same(ours, original(**SMALL)(frames, return_tensors="np", **options))
+    with pytest.raises(ValueError, match=r"input_data_format='last' is unknown; choose 'chann"):
+        VideoMAEImageProcessor()(frames, input_data_format="last")
+
+
+def test_a_given_layout_settles_what_is_ambiguous(original):
+    frames = [frames_of((3, 18))[0]]  # [3, 18, 3]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ours = VideoMAEImageProcessor(**SMALL)(
+            frames, return_tensors="np", input_data_format="channels_last"
+        )
+    theirs = original(**SMALL)(frames, return_tensors="np", input_data_format="channels_last")
+    assert_same(ours, theirs)
+
+
+@pytest.mark.parametrize("bands", [2, 5, 6])
+@pytest.mark.parametrize("layout", ["channels_first", "channels_last"])
+def test_frames_may_have_as_many_bands_as_there_are_means(original, bands, layout):
+    """Each band is what the original makes of it alone."""
+    video = frames_of((20, 30), channels=bands)
+    means, deviations = np.linspace(0.1, 0.9, bands), np.linspace(0.2, 0.5, bands)
+    processor = VideoMAEImageProcessor(
+        **SMALL, image_mean=means.tolist(), image_std=deviations.tolist()
+    )
+    given = first(video) if layout == "channels_first" else video
+    found = processor(list(given), return_tensors="np").pixel_values
+    assert found.shape == (1, 2, bands, 16, 16)
+    for band in range(bands):
+        theirs = original(**SMALL)(
+            list(video[..., band : band + 1]),
+            return_tensors="np",
+            image_mean=means[band],
+            image_std=deviations[band],
+        )
+        np.testing.assert_allclose(
+            found[:, :, band], theirs["pixel_values"][:, :, 0], rtol=1e-6, atol=1e-6
+        )
+
+
+def test_the_processor_beside_a_six_band_model_reads_six_bands(tmp_path):
+    config = vmae_jax.VideoMAEConfig(
+        image_size=16, patch_size=8, num_frames=2, num_channels=6, hidden_size=8,
+        num_hidden_layers=1, num_attention_heads=2, intermediate_size=8,
+    )  # fmt: skip
+    vmae_jax.VideoMAEModel(config).save_pretrained(tmp_path)
+    processor = VideoMAEImageProcessor.from_pretrained(tmp_path)
+    pixel_values = processor(frames_of((20, 30), channels=6), return_tensors="np").pixel_values
+    assert pixel_values.shape == (1, 2, 6, 16, 16)
+
+
+GREY_VIDEOS = {  # from grey frames [2, H, W]
+    "frames": list,
+    "frame": lambda x: x[0],
+    "list of lists": lambda x: [list(x)],
+    "one channel": lambda x: x[..., None],
+    "one channel first": lambda x: x[:, None],
+    "PIL, 8 bits": lambda x: [Image.fromarray(frame) for frame in x],
+    "PIL, 32 bits": lambda x: [Image.fromarray(frame.astype(np.int32)) for frame in x],
+    "PIL, floats": lambda x: [Image.fromarray(frame.astype(np.float32)) for frame in x],
+}
+
+
+@pytest.mark.parametrize("kind", GREY_VIDEOS)
+def test_grey_frames_become_three_equal_channels(original, kind):
+    grey = frames_of((20, 30))[..., 0]
+    coloured = np.repeat(grey[..., None], 3, axis=-1)
+    expected = original(**SMALL, **IMAGENET)(list(coloured), return_tensors="np")["pixel_values"]
+    videos = GREY_VIDEOS[kind](grey)
+    found = VideoMAEImageProcessor(**SMALL, **IMAGENET)(videos, return_tensors="np").pixel_values
+    np.testing.assert_array_equal(found, expected[:, : found.shape[1]])
+
+
+# Values that were scaled before
+
+SCALED = {
+    "float32": lambda x: (x / 255).astype(np.float32),
+    "float64": lambda x: x / 255,
+    "channels first": lambda x: first(x / 255),
+    "torch": lambda x: as_torch(x / 255),
+    "black and white": lambda x: (x > 99).astype(np.float32),
+    "booleans": lambda x: x > 99,
+    "PIL, one bit": lambda x: as_pil(x, "1"),
+}
+
+
+@pytest.mark.parametrize("kind", SCALED)
+@pytest.mark.parametrize("do_resize", [True, False])
+def test_values_in_the_unit_range_that_are_scaled_again_are_warned_of(kind, do_resize):
+    videos = SCALED[kind](frames_of((16, 16)))
+    processor = VideoMAEImageProcessor(**SMALL, do_resize=do_resize)
+    with pytest.warns(UserWarning, match=r"lie in \[0, 1\].*pass do_rescale=False") as caught:
+        processor(videos)
+    assert len(caught) == 1  # not one for each frame
+    assert caught[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = processor(videos, return_tensors="np", do_rescale=False).pixel_values
+    assert found.max() == 1  # white
+
+
+@pytest.mark.parametrize(
+    "video",
+    [
+        frames_of((20, 30)),
+        frames_of((20, 30)).astype(np.float32),
+        np.zeros((2, 20, 30, 3), np.float32),  # black, in any scale
+        np.stack([np.zeros((20, 30, 3)), np.full((20, 30, 3), 200.0)]),  # begins with black
+        np.ones((2, 20, 30, 3), np.uint8),  # nearly black
+    ],
+    ids=["bytes", "whole floats", "black", "fading in", "dark bytes"],
+)
+def test_values_that_may_be_meant_are_not_warned_of(video):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
         VideoMAEImageProcessor(**SMALL)(video)
 
 
@@ -266,6 +399,61 @@ def test_jax_arrays_are_returned_on_request():
     assert isinstance(found, jax.Array)
     assert found.dtype == jnp.float32
     np.testing.assert_array_equal(found, processor(video, return_tensors="np").pixel_values)
+
+
+@pytest.mark.parametrize("data_format", ["channels_first", "channels_last"])
+def test_torch_tensors_are_returned_on_request(original, data_format):
+    torch = pytest.importorskip("torch")
+    video = frames_of((20, 30))
+    found = VideoMAEImageProcessor(**SMALL)(video, return_tensors="pt", data_format=data_format)
+    assert isinstance(found.pixel_values, torch.Tensor)
+    assert found.pixel_values.dtype == torch.float32
+    theirs = original(**SMALL)(video, return_tensors="pt")["pixel_values"]
+    if data_format == "channels_last":
+        theirs = theirs.movedim(2, -1)
+    assert torch.equal(found.pixel_values, theirs)
+
+
+def test_a_batch_of_torch_tensors_moves_and_is_cast():
+    torch = pytest.importorskip("torch")
+    inputs = VideoMAEImageProcessor(**SMALL)(frames_of((20, 30)), return_tensors="pt")
+    inputs["labels"] = torch.tensor([3])
+    before = inputs.pixel_values
+    assert inputs.to("cpu") is inputs
+    assert torch.equal(inputs.pixel_values, before)
+    inputs.to(torch.float16)
+    assert (inputs.pixel_values.dtype, inputs.labels.dtype) == (torch.float16, torch.int64)
+    inputs.to("meta", dtype=torch.float64)
+    assert {value.device.type for value in inputs.values()} == {"meta"}
+    assert (inputs.pixel_values.dtype, inputs.labels.dtype) == (torch.float64, torch.int64)
+    inputs.to(device="meta")
+
+
+@pytest.mark.parametrize("tensors", [None, "np", "jax"])
+def test_only_torch_tensors_are_moved(tensors):
+    inputs = VideoMAEImageProcessor(**SMALL)(frames_of((20, 30)), return_tensors=tensors)
+    with pytest.raises(TypeError, match=r"pixel_values \(.*return_tensors='pt', or use jax.device"):
+        inputs.to("cpu")
+
+
+def test_tensorflow_makes_its_tensors_where_it_is_installed(monkeypatch):
+    """Which it is not here: a module of that name stands in for it."""
+    stand_in = types.ModuleType("tensorflow")
+    stand_in.constant = lambda array: ("a tensor of", array)
+    monkeypatch.setitem(sys.modules, "tensorflow", stand_in)
+    video = frames_of((20, 30))
+    name, array = VideoMAEImageProcessor(**SMALL)(video, return_tensors="tf").pixel_values
+    assert name == "a tensor of"
+    expected = VideoMAEImageProcessor(**SMALL)(video, return_tensors="np").pixel_values
+    np.testing.assert_array_equal(array, expected)
+
+
+@pytest.mark.parametrize(("name", "package"), [("pt", "torch"), ("tf", "tensorflow")])
+def test_a_package_that_is_not_installed_is_named(name, package, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)  # so that importing it fails
+    with pytest.raises(ModuleNotFoundError, match=f"{package} is not.*pip install {package}") as e:
+        VideoMAEImageProcessor(**SMALL)(frames_of((20, 30)), return_tensors=name)
+    assert isinstance(e.value, MissingPackage)
 
 
 def test_lists_of_frames_are_returned_by_default(original):
@@ -422,7 +610,7 @@ def test_bad_files_are_refused_with_their_path(tmp_path):
         (b"<html>", "is not JSON"),
         (b"\xff\xfe\x00", "is not JSON"),
         (b"", "is not JSON"),
-        (b"[1]", "must hold a JSON object, not list"),
+        (b"[1]", "a JSON list, not an object"),
         (b'{"size": {"longest_edge": 3}}', "size="),
         (b'{"image_std": [0, 1, 1]}', "must be positive"),
         (b'{"rescale_factor": NaN}', "finite"),
@@ -566,15 +754,21 @@ BAD_VIDEOS = {
     "empty": ([], "none of them empty"),
     "empty video": ([[FRAME], []], "none of them empty"),
     "no frames": (np.zeros((0, 20, 30, 3), np.uint8), r"of shape \(0, 20, 30, 3\)"),
-    "grey frame": (FRAME[..., 0], r"of shape \(20, 30\), must be a frame"),
-    "grey frames": ([FRAME[..., 0]], "only in a list of lists"),
+    "grey frame and video": ([FRAME[..., 0], FRAME[None]], "must be a frame"),
+    "one axis": (FRAME[0, :, 0], r"of shape \(30,\), must be a frame"),
     "six axes": (FRAME[None, None, None], "must be a frame"),
     "frame and video": ([FRAME, FRAME[None]], "must be a frame"),
     "videos in lists": ([[FRAME[None]]], "must be a frame"),
-    "five channels": ([np.zeros((20, 30, 5), np.uint8)], r"\(20, 30, 5\).*one of \(1, 3, 4\)"),
+    "five channels": ([np.zeros((20, 30, 5), np.uint8)], r"\(20, 30, 5\).*their number 3, as ima"),
     "no pixels": ([np.zeros((0, 30, 3), np.uint8)], "no pixels"),
-    "grey, three means": ([FRAME[..., :1]], r"image_mean=.* has 3 numbers, but must have 1"),
-    "four channels": ([np.zeros((20, 30, 4), np.uint8)], "has 3 numbers, but must have 4"),
+    "alpha": ([np.zeros((20, 30, 4), np.uint8)], r"4 channels.*3 numbers; if the last is alpha"),
+    "PIL image with alpha": (Image.new("RGBA", (30, 20)), r"'RGBA' has 4 channels.*convert\('RGB'"),
+    "grey PIL image with alpha": (Image.new("LA", (30, 20)), "'LA' has 2 channels"),
+    "four grey frames in one array": (np.zeros((4, 20, 30), np.uint8), "4 channels.*in a list"),
+    "grey frames in one array": (np.zeros((16, 20, 30), np.uint8), r"\(16, 20, 30\).*in a list"),
+    "palette": (Image.new("P", (30, 20)), r"mode 'P' \(a palette\).*convert\('RGB'\)"),
+    "inks": ([Image.new("CMYK", (30, 20))], r"mode 'CMYK' \(not grey, RGB or RGBA\)"),
+    "luminance": ([Image.new("YCbCr", (30, 20))], r"mode 'YCbCr' \(not grey, RGB or RGBA\)"),
 }
 
 
@@ -583,6 +777,14 @@ def test_bad_videos_are_refused(case):
     videos, message = BAD_VIDEOS[case]
     with pytest.raises(ValueError, match=message):
         VideoMAEImageProcessor(**SMALL)(videos, return_tensors="np")
+
+
+@pytest.mark.parametrize("mode", ["P", "PA", "CMYK", "YCbCr", "LAB", "HSV", "RGBa", "La", "RGBX"])
+def test_pil_images_whose_numbers_are_no_colours_are_refused_whatever_the_means(mode):
+    image = Image.new(mode, (30, 20))
+    for statistics in ({}, GREY):
+        with pytest.raises(ValueError, match=f"mode '{mode}'.*convert"):
+            VideoMAEImageProcessor(**SMALL)(image, **statistics)
 
 
 def test_arrays_that_numpy_cannot_read_are_refused():
@@ -604,9 +806,9 @@ def test_ragged_batches_are_refused_where_an_array_is_wanted():
         processor([FRAME, FRAME[:, :16]], return_tensors="jax", **AS_IS)
 
 
-@pytest.mark.parametrize("name", ["pt", "tf", "mlx", "numpy", True])
+@pytest.mark.parametrize("name", ["mlx", "numpy", "torch", True])
 def test_other_tensors_are_refused_naming_those_there_are(name):
-    with pytest.raises(ValueError, match=r"not supported; choose 'np' or 'jax'"):
+    with pytest.raises(ValueError, match=r"not supported; choose 'np' or 'jax', 'pt' .*'tf'"):
         VideoMAEImageProcessor()(FRAME, return_tensors=name)
 
 

@@ -4,7 +4,7 @@ Names are imported on first use, so that `import vmae_jax` costs nothing and the
 decode video never load jax.
 
 Shapes are written with one alphabet everywhere: B clips, T frames, H W pixels, C channels, (t, h,
-w) the token grid, N = t*h*w tokens of which N_vis are visible and N_mask hidden, D width, P values
+w) the token grid, N = t*h*w tokens of which N_vis are visible and N_mask masked, D width, P values
 in one tubelet (tubelet_size * patch_size**2 * C). Channels stand last, except in `pixel_values` of
 the Hugging Face classes (B, T, C, H, W).
 """
@@ -21,8 +21,12 @@ _MODULE_OF = {
     "VideoMAEModel": "huggingface.models",
     "VideoMAEForPreTraining": "huggingface.models",
     "VideoMAEForVideoClassification": "huggingface.models",
+    "BaseModelOutput": "huggingface.outputs",
+    "VideoMAEForPreTrainingOutput": "huggingface.outputs",
+    "ImageClassifierOutput": "huggingface.outputs",
     "VideoMAEImageProcessor": "huggingface.image_processor",
     "VideoMAEFeatureExtractor": "huggingface.image_processor",
+    "BatchFeature": "huggingface.batch_feature",
     "Mask": "masking",
     "tube_mask": "masking",
     "random_mask": "masking",
@@ -32,6 +36,7 @@ __all__ = list(_MODULE_OF)
 
 if TYPE_CHECKING:
     from vmae_jax.config import VideoMAEConfig as VideoMAEConfig
+    from vmae_jax.huggingface.batch_feature import BatchFeature as BatchFeature
     from vmae_jax.huggingface.image_processor import (
         VideoMAEFeatureExtractor as VideoMAEFeatureExtractor,
     )
@@ -43,6 +48,11 @@ if TYPE_CHECKING:
         VideoMAEForVideoClassification as VideoMAEForVideoClassification,
     )
     from vmae_jax.huggingface.models import VideoMAEModel as VideoMAEModel
+    from vmae_jax.huggingface.outputs import BaseModelOutput as BaseModelOutput
+    from vmae_jax.huggingface.outputs import ImageClassifierOutput as ImageClassifierOutput
+    from vmae_jax.huggingface.outputs import (
+        VideoMAEForPreTrainingOutput as VideoMAEForPreTrainingOutput,
+    )
     from vmae_jax.masking import Mask as Mask
     from vmae_jax.masking import frame_mask as frame_mask
     from vmae_jax.masking import random_mask as random_mask

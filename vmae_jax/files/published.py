@@ -55,15 +55,20 @@ class Published:
         )
 
     def _push_saved(
-        self, directory: str | os.PathLike, push_to_hub: bool, options: Mapping[str, Any]
+        self,
+        directory: str | os.PathLike,
+        push_to_hub: bool,
+        push_options: Mapping[str, Any],
+        **save_options: Any,
     ) -> None:
-        """The second half of `save_pretrained(directory, push_to_hub=..., **options)`."""
+        """The second half of `save_pretrained(directory, push_to_hub=..., **push_options)`."""
         if push_to_hub:
             name = os.path.basename(os.path.abspath(directory))
-            self.push_to_hub(**{"repo_id": name, **options})
-        elif options:
+            self.push_to_hub(**{"repo_id": name, **push_options}, **save_options)
+        elif push_options:
             raise SettingError(
-                f"{', '.join(options)} is no option of save_pretrained without push_to_hub=True."
+                f"{', '.join(push_options)} is no option of save_pretrained without "
+                "push_to_hub=True."
             )
 
 
@@ -134,7 +139,6 @@ class JsonFile(Published):
     def save_pretrained(
         self,
         save_directory: str | os.PathLike,
-        *,
         push_to_hub: bool = False,
         **push_options: Any,
     ) -> None:

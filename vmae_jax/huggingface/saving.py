@@ -14,7 +14,7 @@ def save_folder(
     core: VideoMAE,
     directory: str | os.PathLike,
     class_name: str,
-    max_shard_size: int | str = "5GB",
+    max_shard_size: int | str = "10GB",
     *,
     processor: VideoMAEImageProcessor | None = None,
 ) -> None:
@@ -30,7 +30,7 @@ def save_folder(
     """
     if processor is None and not _has_processor_for(directory, core.config):
         processor = _processor_for(core.config)
-    others = {} if processor is None else {PROCESSOR_FILE: processor.to_json().encode()}
+    others = {} if processor is None else {PROCESSOR_FILE: processor.to_json_string().encode()}
     export.save_hugging_face(core, directory, class_name, max_shard_size, others=others)
 
 
@@ -46,8 +46,9 @@ def _processor_for(config: VideoMAEConfig) -> VideoMAEImageProcessor:
 
 
 def _has_processor_for(directory: str | os.PathLike, config: VideoMAEConfig) -> bool:
-    try:
-        processor = VideoMAEImageProcessor.from_pretrained(directory)
+    try:  # the file itself, for a folder that does not exist yet may be named like a hub id
+        path = os.path.join(directory, PROCESSOR_FILE)
+        processor = VideoMAEImageProcessor.from_json_file(path)
     except (OSError, ValueError):
         return False
     return processor.crop_size == _processor_for(config).crop_size

@@ -14,6 +14,7 @@ import functools
 import logging
 import os
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -73,13 +74,19 @@ class Stored(NamedTuple):
 
 
 @contextlib.contextmanager
-def open_checkpoint(path: str | os.PathLike, revision: str | None = None) -> Iterator[Stored]:
+def open_checkpoint(
+    path: str | os.PathLike,
+    revision: str | None = None,
+    *,
+    overrides: Mapping[str, Any] = MappingProxyType({}),
+) -> Iterator[Stored]:
     """A checkpoint of any layout in `layouts.LAYOUTS`.
 
     Args:
       path: a file (`.pth`, `.pt`, `.bin`, `.ckpt`, or `.safetensors`); a folder in Hugging Face's
         form, or DeepSpeed's; the workdir of a run of ours, or one of its steps; or a hub id.
       revision: branch, tag or commit of a hub id.
+      overrides: fields of the configuration, for a `config.json` that cannot be read without them.
     Raises:
       WeightFileError: if a file is damaged, or of no layout that is known; `WeightFileNotFound` if
         there is nothing of that name. CheckpointError: likewise for a run of ours.
@@ -114,7 +121,7 @@ def open_checkpoint(path: str | os.PathLike, revision: str | None = None) -> Ite
             "does not exist here, and an id on the hub looks like 'organisation/name'",
         )
     with opened as tensors:
-        yield recognise(path, tensors, config_file)
+        yield recognise(path, tensors, config_file, overrides)
 
 
 def _open_run(path: str) -> Stored | None:
@@ -132,13 +139,19 @@ def _open_run(path: str) -> Stored | None:
     return Stored(os.fspath(step), layouts.OURS, config, (), tensors)
 
 
-def recognise(path: str, tensors: Mapping[str, Tensor], config_file: str = "") -> Stored:
+def recognise(
+    path: str,
+    tensors: Mapping[str, Tensor],
+    config_file: str = "",
+    overrides: Mapping[str, Any] = MappingProxyType({}),
+) -> Stored:
     """The layout and configuration of a file's tensors.
 
     Args:
       path: for messages.
       tensors: by the file's names.
       config_file: a `config.json`, for Hugging Face's layout.
+      overrides: as of `open_checkpoint`.
     Raises:
       WeightFileError: if they are of no layout that is known, or of no model.
     """
@@ -167,7 +180,7 @@ def recognise(path: str, tensors: Mapping[str, Tensor], config_file: str = "") -
                 "does not exist; weights in Hugging Face's layout need it, for they do not tell "
                 "the number of heads nor the epsilons",
             )
-        return Stored(path, layout, _published(config_file), (), renamed)
+        return Stored(path, layout, _published(config_file, overrides), (), renamed)
     if layout is layouts.MMACTION2:
         _check_position_buffer(path, renamed)
         renamed = {n: t for n, t in renamed.items() if not n.startswith("data_preprocessor.")}
@@ -175,9 +188,15 @@ def recognise(path: str, tensors: Mapping[str, Tensor], config_file: str = "") -
     return Stored(path, layout, config, unknown, renamed)
 
 
-def _published(config_file: str | os.PathLike) -> VideoMAEConfig:
-    """A `config.json`, obeyed; with a warning if its heads are not those of its size."""
-    config = VideoMAEConfig.from_json_file(config_file)
+def _published(config_file: str | os.PathLike, overrides: Mapping[str, Any]) -> VideoMAEConfig:
+    """A `config.json`, obeyed; with a warning if its heads are not those of its size.
+
+    One that contradicts itself is read with the overrides, which may be what it needs.
+    """
+    try:
+        config = VideoMAEConfig.from_json_file(config_file)
+    except SettingError:
+        config = VideoMAEConfig.from_json_file(config_file, **overrides)
     for name, size in SIZES.items():
         same = all(
             getattr(config, field) == size[field] for field in ("hidden_size", "num_hidden_layers")
