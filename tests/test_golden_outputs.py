@@ -14,13 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hub_server import repository
-from test_documented_examples import (
-    files_of,
-    random_model,
-    run_python,
-    running_hub,
-    their_processor,
-)
+from small_hub import files_of, random_model, run_python, running_hub, their_processor
 
 from vmae_jax import (
     VideoMAEForPreTraining,

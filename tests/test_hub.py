@@ -79,7 +79,8 @@ def python(server, tmp_path):
             **environment,
         }
         script = (
-            f"import json, sys\nimport vmae_jax.files.hub\nfrom vmae_jax.weights import hub\n{before}\n"
+            "import json, sys\nimport vmae_jax.files.hub\nfrom vmae_jax.weights import hub\n"
+            f"{before}\n"
             "names = {**vars(vmae_jax.files.hub), **vars(hub)}\nresults = []\n"
             f"for call in {calls}:\n"
             "    try:\n"

@@ -64,7 +64,7 @@ def save_hugging_face(
     from safetensors.numpy import save as serialize
 
     limit = _bytes(max_shard_size)
-    _warn_of_epsilons(core, {"decoder_norm_eps": 1e-5, "fc_norm_eps": 1e-5}, "transformers", 4)
+    _warn_of_epsilons(core, {"decoder_norm_eps": 1e-5, "fc_norm_eps": 1e-5}, "transformers", 5)
     tensors = hugging_face_tensors(core, class_name)
     shards: list[dict[str, np.ndarray]] = [{}]
     for name, tensor in tensors.items():
