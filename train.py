@@ -17,7 +17,7 @@ from absl import flags
 from vmae_jax import config_file, loop
 from vmae_jax.errors import SettingError
 from vmae_jax.processes import distributed
-from vmae_jax.processes.exit_codes import CRASH, DONE, SETTINGS, describe, exit_code
+from vmae_jax.processes.exit_codes import CRASH, DONE, INTERRUPTED, SETTINGS, describe, exit_code
 from vmae_jax.running.supervisor import newest_step, supervise
 
 logger = logging.getLogger("train")
@@ -70,6 +70,9 @@ def main(arguments: list[str]) -> None:
     code = DONE
     try:
         run(FLAGS, overrides)
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+        logger.error("%s: before anything could be saved", describe(code))
     except Exception as error:
         code = exit_code(error)
         if code == CRASH:

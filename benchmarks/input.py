@@ -196,9 +196,9 @@ def prepare_sets(folder: Path) -> dict:
     for name, (short_side, frame_step) in PREPARED.items():
         settings = Settings(frame_step=frame_step, short_side=short_side)
         source = mp4_source(folder, str(short_side))
-        manifest = prepare(source, folder / name, settings, workers=1, say=lambda text: None)
-        entries = [entry for shard in manifest["shards"] for entry in shard["records"]]
-        size = sum(shard["bytes"] for shard in manifest["shards"])
+        index = prepare(source, folder / name, settings, workers=1, say=lambda text: None)
+        entries = [entry for shard in index["shards"] for entry in shard["records"]]
+        size = sum(shard["bytes"] for shard in index["shards"])
         source_bytes = sum(entry["source_bytes"] for entry in entries)
         found[name] = {"bytes": size, "source_bytes": source_bytes, "videos": len(entries)}
     return found

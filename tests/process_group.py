@@ -17,11 +17,38 @@ import signal
 import socket
 import subprocess
 import sys
+import textwrap
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 REPOSITORY = str(Path(__file__).parents[1])
+# of a script that imports the package, and helpers of the tests
+ENVIRONMENT = {
+    **os.environ,
+    "PYTHONPATH": f"{REPOSITORY}{os.pathsep}{Path(__file__).parent}",
+    "JAX_PLATFORMS": "cpu",
+}
+
+
+@contextlib.contextmanager
+def scripts() -> Iterator[Callable[..., subprocess.Popen]]:
+    """(script, **Popen's) -> a Python process that runs it; killed at the end if it is not over."""
+    with contextlib.ExitStack() as stack:
+
+        def start(script: str, **options) -> subprocess.Popen:
+            process = subprocess.Popen(
+                [sys.executable, "-c", textwrap.dedent(script)],
+                text=True,
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                env={**os.environ, "PYTHONPATH": REPOSITORY},
+                **options,
+            )  # fmt: skip
+            stack.enter_context(process)
+            stack.callback(process.kill)
+            return process
+
+        yield start
 
 
 def free_port() -> int:

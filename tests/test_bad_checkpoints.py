@@ -222,7 +222,7 @@ def test_a_folder_without_config_json_is_refused(folder):
     path = folder()
     (path / "config.json").unlink()
     message = refusal(CLASSIFIER, path, FileNotFoundError)
-    assert "config.json does not exist" in message
+    assert "config.json': does not exist" in message
     assert "number of heads" in message
 
 

@@ -3,7 +3,6 @@ import sys
 import threading
 from pathlib import Path
 
-import decord
 import numpy as np
 import pytest
 from decoded import BAD, BIKES, DAMAGED, GOOD, outcome
@@ -159,6 +158,8 @@ def test_addresses_are_read_through_epath(monkeypatch):
 @pytest.fixture(scope="module")
 def bikes():
     # The reference: every frame decoded in order by decord, so that no seek can go wrong.
+    import decord  # if it came before PyAV, whose libraries it brings too, VP8 could not be encoded
+
     reader = decord.VideoReader(str(BIKES))
     return np.stack([reader.next().asnumpy() for _ in range(250)])
 

@@ -21,7 +21,7 @@ from published_layouts import (
 )
 
 import vmae_jax
-from vmae_jax.checkpoints import checkpoint
+from vmae_jax.checkpoints import finished_steps, loading
 from vmae_jax.files import atomic
 from vmae_jax.weights import export, layouts
 
@@ -387,7 +387,7 @@ def test_a_run_is_read_as_it_was(cls, random_model, tmp_path):
     config = CONFIG.replace(id2label={0: "a", 1: "b", 2: "c"}, image_size=(16, 24))
     model = random_model(cls, config)
     export.save_run(model.core, tmp_path / "run")
-    assert checkpoint.saved_steps(tmp_path / "run") == [0]
+    assert finished_steps.saved_steps(tmp_path / "run") == [0]
     for path in (tmp_path / "run", tmp_path / "run" / "0"):
         again = cls.from_pretrained(path)
         assert_equal_parameters(again, model)
@@ -402,7 +402,7 @@ def test_a_damaged_run_is_refused(random_model, tmp_path):
     assert files
     for file in files:
         file.write_bytes(b"")
-    with pytest.raises(checkpoint.CheckpointError, match=r"run/0 is damaged"):
+    with pytest.raises(loading.CheckpointError, match=r"run/0 is damaged"):
         MODEL.from_pretrained(tmp_path / "run")
 
 

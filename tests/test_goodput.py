@@ -48,6 +48,17 @@ def test_every_moment_has_one_use(clock):
         run.time("sleep").__enter__()
 
 
+def test_the_first_step_may_wait_and_nothing_is_ever_negative(clock):
+    run = Goodput(None, 0)
+    clock[0] += 6
+    run.step(1, waited=5)  # of the 6 s, which were no step yet
+    assert run.seconds() == NOTHING | {"start": 11, "data": 5}
+    clock[0] += 2
+    run.step(2, waited=3)  # more than there was
+    assert run.seconds() == NOTHING | {"start": 11, "data": 7}
+    assert run.line().startswith("goodput 0.0 % ")
+
+
 def test_an_error_ends_its_use(clock):
     run = Goodput(None, 0)
     run.step(1)

@@ -72,17 +72,18 @@ def python(server, tmp_path):
     def run(*calls, before="", stderr=subprocess.PIPE, **environment):
         environment = {
             **{k: v for k, v in os.environ.items() if not k.startswith(("HF_", "TRANSFORMERS_"))},
-            "PYTHONPATH": str(Path(hub.__file__).parents[1]),
+            "PYTHONPATH": str(Path(hub.__file__).parents[2]),
             "NO_PROXY": "*",
             "HF_ENDPOINT": server.url,
             "HF_HOME": str(tmp_path / "home"),
             **environment,
         }
         script = (
-            f"import json, sys\nfrom vmae_jax.weights import hub\n{before}\nresults = []\n"
+            f"import json, sys\nimport vmae_jax.files.hub\nfrom vmae_jax.weights import hub\n{before}\n"
+            "names = {**vars(vmae_jax.files.hub), **vars(hub)}\nresults = []\n"
             f"for call in {calls}:\n"
             "    try:\n"
-            "        results.append(eval(call, vars(hub)))\n"
+            "        results.append(eval(call, names))\n"
             "    except (OSError, ValueError) as error:\n"
             "        results.append((type(error).__name__, str(error)))\n"
             "assert 'jax' not in sys.modules\n"
@@ -382,7 +383,7 @@ def test_a_damaged_index_of_shards_is_refused(server, python):
     }
     calls = [f"download_checkpoint({repo_id!r})" for repo_id in server.repositories]
     for kind, message in python(*calls):
-        assert kind == "ValueError"
+        assert kind == "SettingError"
         assert "model.safetensors.index.json is damaged" in message
     assert set(server.fetched()) == {*SMALL, "model.safetensors.index.json"}
 

@@ -16,9 +16,10 @@ from pretraining_task import make_model
 import vmae_jax
 from vmae_jax.checkpoints.fingerprints import named_leaves
 from vmae_jax.config import VideoMAEConfig
+from vmae_jax.errors import SettingError
 from vmae_jax.vit import Compute
 from vmae_jax.weights import export, layouts
-from vmae_jax.weights.initial_params import ENCODER, initial_params
+from vmae_jax.weights.initial_params import DECODER, ENCODER, initial_params
 
 pytestmark = pytest.mark.usefixtures("hasty_compiler")
 
@@ -62,12 +63,12 @@ def run(trained, tmp_path_factory) -> pathlib.Path:
     return workdir
 
 
-def assert_from(params: dict, trained: dict, untouched: dict) -> None:
-    """The encoder of the one and the rest of the other, bit for bit."""
+def assert_from(params: dict, trained: dict, untouched: dict, parts=ENCODER) -> None:
+    """Some parts of the one and the rest of the other, bit for bit."""
     found, rest = named_leaves(params), named_leaves(untouched)
     assert found.keys() == rest.keys()
     for name, value in found.items():
-        source = trained if name.split("/")[0] in ENCODER else rest
+        source = trained if name.split("/")[0] in parts else rest
         np.testing.assert_array_equal(np.asarray(value), np.asarray(source[name]), err_msg=name)
 
 
@@ -93,6 +94,69 @@ def test_the_encoder_is_taken_and_the_decoder_left(form, trained, run, tmp_path,
     assert any(line.startswith("dropped decoder, ") for line in lines)
     for line in lines:
         assert f"initial parameters: {line}" in caplog.text
+
+
+@pytest.mark.parametrize("form", ["workdir", "pth"])
+def test_encoder_and_decoder_are_taken_bit_by_bit(form, trained, run, tmp_path):
+    path = run
+    if form == "pth":
+        pytest.importorskip("torch")
+        path = tmp_path / "model.pth"
+        with pytest.warns(UserWarning, match=r"num_attention_heads|decoder_norm_eps"):
+            export.save_official(trained.core, path)
+    parts = (*ENCODER, *DECODER)
+    params, lines = initial_params(path, fresh(), CONFIG, parts)
+    found = named_leaves(params)
+    expected = layouts.parameters(trained.core)
+    assert found.keys() == expected.keys()
+    for name, value in found.items():
+        np.testing.assert_array_equal(np.asarray(value), np.asarray(expected[name]), err_msg=name)
+    assert lines[0].startswith("embeddings, encoder, layernorm, encoder_to_decoder, mask_token, ")
+    assert " are those of " in lines[0]
+    assert not any("fresh" in line or "dropped" in line for line in lines)
+
+
+def test_any_parts_may_be_taken(trained, run):
+    # whatever the rest of the file is
+    config = CONFIG.replace(num_hidden_layers=2, hidden_act="relu", decoder_num_hidden_layers=1)
+    parts = ("decoder", "decoder_norm")
+    before = fresh(config)
+    params, lines = initial_params(run, before, config, parts)
+    assert_from(params, layouts.parameters(trained.core), before, parts)
+    assert "loaded decoder, decoder_norm" in lines
+    assert (
+        "dropped decoder_head, embeddings, encoder, encoder_to_decoder, layernorm, mask_token, for "
+        "which nobody asked"
+    ) in lines
+    assert "started decoder_head, embeddings, encoder, encoder_to_decoder, layernorm, mask_token " \
+        "fresh, to be trained" in lines  # fmt: skip
+
+
+def test_a_part_that_the_checkpoint_lacks_is_named(random_model, tmp_path):
+    model = random_model(vmae_jax.VideoMAEModel, CONFIG)
+    export.save_run(model.core, tmp_path)
+    with pytest.raises(SettingError, match=r"has no mask_token, decoder, which the run is to take"):
+        initial_params(tmp_path, fresh(), CONFIG, (*ENCODER, "mask_token", "decoder"))
+
+
+@pytest.mark.parametrize(
+    ("parts", "named"),
+    [
+        (("encoder", "classifier"), "model has no classifier; choose from decoder, decoder_head"),
+        (("encoders",), "no encoders"),
+        ((), "at least one"),
+    ],
+)
+def test_parts_that_the_model_lacks_are_named(parts, named, run):
+    with pytest.raises(SettingError, match=named):
+        initial_params(run, fresh(), CONFIG, parts)
+
+
+def test_a_decoder_of_other_heads_is_refused_if_it_is_taken(run):
+    config = CONFIG.replace(decoder_num_attention_heads=3)
+    initial_params(run, fresh(config), config)
+    with pytest.raises(SettingError, match="decoder_num_attention_heads=2, and the run has 3"):
+        initial_params(run, fresh(config), config, (*ENCODER, *DECODER))
 
 
 def test_another_decoder_and_other_clips_do_not_matter(trained, run):

@@ -122,14 +122,15 @@ def test_what_is_not_known_is_said(v5e):
     facts = v5e["facts"]
     loop = {**facts["collectives"][0], "times": None}
     for collectives, unread, words in (
-        ([loop], "", "and 1 in loops of which it is not known how often they run"),
+        ([loop], "", "not known, as they are in loops of unknown length"),
         (None, "no such form", "network: not known, the program could not be read: no such form"),
     ):
-        changed = {**facts, "collectives": collectives, "unread": unread}
+        changed = {**facts, "collectives": collectives, "unread": unread, "frozen_bytes": 2**29}
         outcome = planning.Outcome("ok", changed, "", None)
         report = planning.report(chips.topology("v5e:2x2"), v5e["config"], [], outcome)
         text = plan_text.text(report)
         assert words in text
+        assert "frozen parameters           0.50" in text
         assert "network in a slice not known" in text
         assert "step and run: not known" in text
         assert "fits" in text  # memory is known all the same
@@ -157,6 +158,54 @@ def test_what_cannot_work_is_refused_in_the_words_of_the_run(tmp_path, capsys):
     code, _ = plan("cpu:4", tmp_path / "x.json", **{"data.batch_size": 6})
     assert code == 1
     assert "data.batch_size=6 is not a positive multiple of the 4 ways" in capsys.readouterr().err
+
+
+def test_the_process_that_compiles_loads_the_recipe_itself(tmp_path, monkeypatch, capsys):
+    # what it is made of is found there as it is here, also a module of the recipe's own
+    (tmp_path / "modules").mkdir()
+    (tmp_path / "modules" / "a_neighbour.py").write_text("WAYS = 3\n")
+    recipe = tmp_path / "recipe.py"
+    recipe.write_text(
+        "import a_neighbour\n"
+        "from configs import default\n"
+        "def get_config():\n"
+        "    config = default.get_config()\n"
+        "    config.mesh.fsdp = a_neighbour.WAYS\n"
+        "    return config\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path / "modules")
+    code, found = plan("cpu:4", tmp_path / "x.json", config=recipe)
+    assert (code, found["status"]) == (1, "refused")
+    assert "mesh.fsdp=3" in capsys.readouterr().err
+
+
+def test_a_bug_while_compiling_keeps_its_traceback(tmp_path, monkeypatch):
+    def facts(config, machine):
+        raise TypeError("dot_general requires contracting dimensions to match")
+
+    monkeypatch.setattr(ahead_of_time, "facts", facts)
+    output = tmp_path / "facts.json"
+    arguments = ["--topology=cpu:1", "--config=configs/default.py", f"--output={output}"]
+    assert ahead_of_time.main(arguments) == 0
+    found = planning.outcome(json.loads(output.read_text()), 0, "")
+    assert found.status == "error"
+    monkeypatch.setattr(planning, "compile_step", lambda *_: found)
+    with pytest.raises(RuntimeError, match=r"(?s)Traceback .* in facts.*contracting dimensions"):
+        plan("cpu:1", tmp_path / "x.json")
+
+
+def test_a_compiler_that_dies_is_told_in_one_line(tmp_path, monkeypatch, capsys):
+    found = planning.outcome({}, -11, "the last words")
+    monkeypatch.setattr(planning, "compile_step", lambda *_: found)
+    code, _ = plan("cpu:1", tmp_path / "x.json")
+    assert code == 1
+    assert "error: crashed: the compiler ended with SIGSEGV" in capsys.readouterr().err
+
+
+def test_a_program_is_of_one_compilation(tmp_path, capsys):
+    code, _ = plan("v5e:2x2", tmp_path / "x.json", "--find-batch", "--program=p.txt")
+    assert code == 1
+    assert "--program is of one compilation" in capsys.readouterr().err
 
 
 def test_without_the_tpu_compiler_it_says_how_to_get_it(tmp_path, monkeypatch, capsys):

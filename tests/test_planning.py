@@ -39,6 +39,7 @@ def test_too_large_without_a_size_is_still_too_large():
     [
         ({"refused": "mesh.fsdp=3: ..."}, 0, "refused", r"mesh\.fsdp=3"),
         ({"failed": "XlaRuntimeError: INTERNAL: oh"}, 0, "failed", "INTERNAL: oh"),
+        ({"error": "Traceback: TypeError: oh"}, 0, "error", "TypeError: oh"),
         ({}, -11, "crashed", "SIGSEGV: the last words"),
         ({}, -9, "crashed", r"SIGKILL \(the machine may have run out of memory\)"),
         ({}, 1, "failed", "ended with 1: the last words"),

@@ -9,6 +9,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import os
+import subprocess
+import sys
+import textwrap
 import warnings
 
 import jax
@@ -406,3 +410,28 @@ def test_a_given_configuration_is_the_model_to_load_into(tmp_path):
         )
     model = PRETRAINING.from_pretrained(tmp_path / "x.pth", config=config)
     assert model.config == config
+
+
+def test_only_runs_of_ours_load_orbax(tmp_path):
+    """Which takes a second, replaces the hook for unraisable errors, and silences loggers."""
+    save_v1(tmp_path / "x.pth", v1_pretraining(SMALL))
+    hugging_face_model("VideoMAEModel", SMALL).save_pretrained(tmp_path / "folder")
+    script = f"""
+        import sys
+        hook = sys.unraisablehook
+        import vmae_jax.weights.export, vmae_jax.weights.initial_params
+        from vmae_jax.weights.pretrained import load
+        from vmae_jax.weights.stored import open_checkpoint
+        heads = {{"num_attention_heads": {SMALL.heads}}}
+        for path in ({str(tmp_path / "x.pth")!r}, {str(tmp_path / "folder")!r}):
+            with open_checkpoint(path) as stored:
+                load(stored, **heads)
+        loaded = {{name.split(".")[0] for name in sys.modules}}
+        assert not {{"orbax", "tensorstore", "torch"}} & loaded
+        assert "vmae_jax.huggingface" not in sys.modules
+        assert sys.unraisablehook is hook
+    """
+    environment = {**os.environ, "PYTHONPATH": os.path.dirname(os.path.dirname(__file__))}
+    subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)], env=environment, check=True, timeout=120
+    )

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import errno
-import json
 import logging
-import os
 import shutil
 import subprocess
 import sys
@@ -16,12 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from etils import epath
-from test_checkpoint_processes import ENVIRONMENT
-from test_storage import bucket  # noqa: F401
+from process_group import ENVIRONMENT
 
-from vmae_jax.checkpoints import checkpoint, orbax_files, saving
-from vmae_jax.checkpoints.retention import Retention
-from vmae_jax.checkpoints.step_folder import StepFolder, failure_of
+from vmae_jax.checkpoints import finished_steps, loading, orbax_files, restoring, saving
 from vmae_jax.processes.exit_codes import SETTINGS, exit_code
 
 LOSS = "held_out/loss"
@@ -46,46 +41,15 @@ def save_all(checkpoints: saving.Checkpoints, steps, losses=()) -> None:
     checkpoints.wait()
 
 
-# What stays.
-
-
-@pytest.mark.parametrize(
-    ("rule", "metrics", "gone"),
-    [
-        ({"keep": 2}, {}, [1, 2, 3, 4]),
-        ({"keep": 9}, {}, []),
-        ({"keep": 1, "keep_every": 2}, {}, [1, 3, 5]),
-        ({"keep": 1, "best_metric": "a"}, {2: 0.5, 3: 0.4, 4: 0.6}, [1, 2, 4, 5]),
-        ({"keep": 1, "best_metric": "a", "best_mode": "max"}, {2: 0.5, 3: 0.4}, [1, 3, 4, 5]),
-        ({"keep": 1, "best_metric": "a", "keep_best": 2}, {1: 3.0, 2: 1.0, 4: 2.0}, [1, 3, 5]),
-        ({"keep": 1, "best_metric": "a"}, {2: 1.0, 4: 1.0}, [1, 2, 3, 5]),
-        ({"keep": 1, "best_metric": "a"}, {2: float("nan"), 4: 1.0}, [1, 2, 3, 5]),
-        ({"keep": 1, "best_metric": "a"}, {}, [1, 2, 3, 4, 5]),
-    ],
-)
-def test_the_rule_by_hand(rule, metrics, gone):
-    """Of steps 1 to 6, those that no part of the rule speaks for."""
-    named = {step: {"a": metrics[step]} if step in metrics else {} for step in range(1, 7)}
-    assert Retention(**rule).expendable(named) == gone
-
-
-@pytest.mark.parametrize(
-    "wrong", [{"keep": 0}, {"keep": 1, "keep_every": 0}, {"keep": 1, "best_mode": "up"}]
-)
-def test_a_rule_that_keeps_nothing_is_refused(wrong):
-    with pytest.raises(ValueError, match=r"below 1|unknown"):
-        Retention(**wrong)
-
-
 def test_the_best_survives_a_restart(tmp_path):
     rule = {"keep": 1, "keep_every": 4, "best_metric": LOSS}
     save_all(saving.Checkpoints(tmp_path, **rule), [1, 2, 3, 4], {1: 0.9, 2: 0.2, 3: 0.5})
-    assert checkpoint.saved_steps(tmp_path) == [2, 4]
+    assert finished_steps.saved_steps(tmp_path) == [2, 4]
     save_all(saving.Checkpoints(tmp_path, **rule), [5, 6], {5: 0.3, 6: 0.4})
-    assert checkpoint.saved_steps(tmp_path) == [2, 4, 6]
+    assert finished_steps.saved_steps(tmp_path) == [2, 4, 6]
     save_all(saving.Checkpoints(tmp_path, **rule), [7], {7: 0.1})
-    assert checkpoint.saved_steps(tmp_path) == [4, 7]
-    assert checkpoint.restore(tmp_path / "7", template()).info["metrics"] == {LOSS: 0.1}
+    assert finished_steps.saved_steps(tmp_path) == [4, 7]
+    assert loading.restore(tmp_path / "7", template()).info["metrics"] == {LOSS: 0.1}
 
 
 # Training goes on.
@@ -102,7 +66,7 @@ def test_donating_the_state_at_once_does_no_harm(tmp_path):
         state = advance(advance(state))
     checkpoints.wait()
     for step in range(1, 6):
-        restored = checkpoint.restore(tmp_path / str(step), like).state
+        restored = loading.restore(tmp_path / str(step), like).state
         np.testing.assert_array_equal(restored["w"], np.full((500, 1000), 3 * step - 2))
         assert int(restored["n"]) == 3 * step - 2
 
@@ -122,13 +86,13 @@ def test_a_step_in_flight_is_neither_listed_nor_disturbed_by_readers(tmp_path, m
     checkpoints.save(make_state(2), 2, {})
     assert saved == []  # it did not wait for the disk
     (tmp_path / "3.orbax-checkpoint-tmp").mkdir()  # of another save that takes its time
-    assert checkpoint.saved_steps(tmp_path)[:1] == [1]
-    assert checkpoint.restore(tmp_path / "1", template()).step == 1
-    assert checkpoint.find_step(tmp_path / "1") is not None
+    assert finished_steps.saved_steps(tmp_path)[:1] == [1]
+    assert loading.restore(tmp_path / "1", template()).step == 1
+    assert finished_steps.find_step(tmp_path / "1") is not None
     assert (tmp_path / "3.orbax-checkpoint-tmp").exists()
     may_end.set()
     checkpoints.wait()
-    assert checkpoint.saved_steps(tmp_path) == [1, 2]
+    assert finished_steps.saved_steps(tmp_path) == [1, 2]
 
 
 def test_a_new_start_removes_what_was_not_finished(tmp_path):
@@ -146,7 +110,7 @@ def test_a_saved_step_is_not_saved_again(tmp_path):
     checkpoints.save(make_state(5), 1, {})
     checkpoints.wait()
     assert (tmp_path / "1" / "_CHECKPOINT_METADATA").stat().st_mtime_ns == before
-    assert int(checkpoint.restore(tmp_path / "1", template()).state["step"]) == 1
+    assert int(loading.restore(tmp_path / "1", template()).state["step"]) == 1
 
 
 def test_what_a_save_took_is_known(tmp_path, caplog):
@@ -196,7 +160,7 @@ def test_two_failures_cost_two_checkpoints(tmp_path, monkeypatch, caplog):
     ]
     fail_to_write(monkeypatch, OSError(errno.ENOSPC, "no space"), times=2)
     save_all(checkpoints, [5, 6, 7])  # they are counted anew
-    assert checkpoint.saved_steps(tmp_path) == [1, 4, 7]
+    assert finished_steps.saved_steps(tmp_path) == [1, 4, 7]
 
 
 @pytest.mark.parametrize(
@@ -218,7 +182,7 @@ def test_the_third_in_a_row_ends_the_run(tmp_path, monkeypatch, error):
     assert exit_code(caught.value) == SETTINGS
     checkpoints.close()
     assert [p.name for p in tmp_path.iterdir()] == ["1"]
-    assert checkpoint.restore_newest(tmp_path, template()).step == 1
+    assert restoring.restore_newest(tmp_path, template()).step == 1
 
 
 def test_a_run_does_not_end_well_without_its_last_checkpoint(tmp_path, monkeypatch):
@@ -250,7 +214,7 @@ def test_a_full_disk_is_noticed_before(tmp_path, monkeypatch, caplog):
     assert caplog.text.count("has 4 MB free, and a checkpoint takes up to 4 MB; make room") == 3
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=4_500_000))
     save_all(checkpoints, [3])
-    assert checkpoint.saved_steps(tmp_path) == [3]
+    assert finished_steps.saved_steps(tmp_path) == [3]
 
 
 def test_a_file_where_a_folder_should_be(tmp_path, caplog):
@@ -282,7 +246,7 @@ def test_a_folder_that_became_read_only(tmp_path, monkeypatch):
     with pytest.raises(saving.SaveFailed, match="Read-only") as caught:
         checkpoints.save(make_state(4), 4, {})
     assert caught.value.errno == errno.EROFS
-    assert checkpoint.restore(tmp_path / "1", template()).step == 1
+    assert loading.restore(tmp_path / "1", template()).step == 1
 
 
 NO_ROOM_FOR_FILES = """
@@ -320,73 +284,6 @@ def test_a_disk_that_really_fails_ends_the_process_soon(tmp_path):
     assert len(result.stderr) < 5000, result.stderr
 
 
-# Formats.
-
-
-def test_an_older_format_gets_what_it_lacks(tmp_path, monkeypatch):
-    monkeypatch.setattr(saving, "FORMAT", 1)
-    save_all(saving.Checkpoints(tmp_path, keep=1), [3])
-    monkeypatch.undo()
-    count = jax.ShapeDtypeStruct((), jnp.int32, sharding=template()["step"].sharding)
-    new = {**template(), "skipped": count, "streak": count}
-    restored = checkpoint.restore_newest(tmp_path, new)
-    assert restored.step == 3
-    for name in ("skipped", "streak"):
-        assert restored.state[name].dtype == jnp.int32
-        assert int(restored.state[name]) == 0
-        assert restored.state[name].sharding == count.sharding
-    np.testing.assert_array_equal(restored.state["w"], make_state(3)["w"])
-
-
-def test_a_format_of_today_lacks_nothing(tmp_path):
-    save_all(saving.Checkpoints(tmp_path, keep=1), [3])
-    count = jax.ShapeDtypeStruct((), jnp.int32, sharding=template()["step"].sharding)
-    with pytest.raises(checkpoint.CheckpointMismatch, match="skipped is missing"):
-        checkpoint.restore_newest(tmp_path, {**template(), "skipped": count})
-
-
-def test_another_step_than_its_name_says_is_damage(tmp_path):
-    save_all(saving.Checkpoints(tmp_path, keep=2), [1, 2])
-    (tmp_path / "2").rename(tmp_path / "3")
-    with pytest.raises(checkpoint.CheckpointError, match=r"3 is damaged: .*holds step 2"):
-        checkpoint.restore(tmp_path / "3", template())
-
-
-def test_a_format_that_is_none_is_damage(tmp_path):
-    save_all(saving.Checkpoints(tmp_path, keep=2), [1, 2])
-    path = tmp_path / "2" / "_CHECKPOINT_METADATA"
-    metadata = json.loads(path.read_text())
-    metadata["custom_metadata"]["format"] = "two"
-    path.write_text(json.dumps(metadata))
-    assert checkpoint.restore_newest(tmp_path, template()).step == 1
-    assert sorted(os.listdir(tmp_path)) == ["1", "2.corrupt-0"]
-
-
-def test_a_file_named_like_a_step_is_no_checkpoint(tmp_path):
-    (tmp_path / "7").write_text("somebody's")
-    assert checkpoint.saved_steps(tmp_path) == []
-    assert checkpoint.restore_newest(tmp_path, template()) is None
-
-
-def test_what_a_failed_save_writes_late_goes_with_the_next_save(tmp_path):
-    step_folder = StepFolder(tmp_path, Retention(2))
-    (tmp_path / f"5{orbax_files.TEMPORARY}" / "state").mkdir(parents=True)
-    step_folder.remove_unfinished(5)
-    (tmp_path / f"5{orbax_files.TEMPORARY}" / "state").mkdir(parents=True)
-    step_folder.tidy(6, {})
-    assert not any(tmp_path.iterdir())
-
-
-def test_the_reason_of_the_system_is_named_however_long_the_message():
-    path = "/a/long/path" * 40
-    failure = failure_of(ValueError(f"RESOURCE_EXHAUSTED: {path} [os_error_code='28']"))
-    assert failure.errno == errno.ENOSPC
-    assert failure.message.startswith("No space left on device (ValueError: RESOURCE_EXHAUSTED: /a")
-    assert failure_of(OSError(errno.EROFS, "Read-only file system")).message == (
-        "OSError: [Errno 30] Read-only file system"
-    )
-
-
 def test_a_save_that_fails_leaves_no_echoes(tmp_path):
     """Of a full disk, in place of which files may not grow beyond a few bytes."""
     result = subprocess.run(
@@ -412,30 +309,3 @@ try:
 except OSError as error:
     print("failed with", error.errno)
 """
-
-
-# A bucket, where nothing is renamed: a step is finished once its last file is there.
-
-
-def test_steps_of_a_bucket(bucket):  # noqa: F811
-    root = "gs://bucket/run/checkpoints"
-    assert checkpoint.saved_steps(root) == []
-    StepFolder(root, Retention(2)).open()  # where nothing is yet
-    for step in (1, 2, 3, 4):
-        bucket(f"run/checkpoints/{step}/_CHECKPOINT_METADATA", b"{}")
-        bucket(f"run/checkpoints/{step}/state/data", b"x")
-        if step != 3:  # which is still being written, or was when its writer was killed
-            bucket(f"run/checkpoints/{step}/commit_success.txt", b"")
-    assert checkpoint.saved_steps(root) == [1, 2, 4]
-    assert str(checkpoint.find_step("gs://bucket/run")) == f"{root}/4"
-    step_folder = StepFolder(root, Retention(2))
-    assert step_folder.lack_of_room(10**18) is None
-    step_folder.open()
-    assert not (step_folder.path(3) / "state" / "data").exists()
-    assert step_folder.obstacle(4, 10) is True
-    assert step_folder.obstacle(5, 10) is False
-    step_folder.tidy(4, {})
-    assert checkpoint.saved_steps(root) == [2, 4]
-    assert not (step_folder.path(1) / "_CHECKPOINT_METADATA").exists()
-    step_folder.remove_unfinished(4)
-    assert checkpoint.saved_steps(root) == [2, 4]

@@ -68,6 +68,8 @@ class Run:
         (["77", "0"], 77, 1),
         (["78", "0"], 78, 1),
         (["1", "0"], 1, 1),
+        (["130", "0"], 130, 1),  # Ctrl-C
+        (["SIGINT", "0"], 130, 1),
         (["70", "76", "0"], 76, 2),
         (["70"], 70, 3),  # two restarts and no more
         (["70", "75", "SIGKILL"], 137, 3),
@@ -307,6 +309,6 @@ def test_a_folder_that_cannot_be_read_just_now_is_no_progress(kind, monkeypatch,
     def unreachable(_):
         raise kind("stale file handle")
 
-    monkeypatch.setattr(supervisor, "list_folder", unreachable)
+    monkeypatch.setattr(supervisor, "newest_first", unreachable)
     assert newest_step("runs/a/checkpoints") == 0
     assert "stale file handle" in caplog.text

@@ -27,7 +27,7 @@ from painted_source import PaintedSource, held_out_samples
 
 from configs import demo
 from vmae_jax import assembly, loop, sharding
-from vmae_jax.checkpoints import checkpoint
+from vmae_jax.checkpoints import finished_steps, loading
 from vmae_jax.checkpoints.fingerprints import named_leaves
 from vmae_jax.data.bad_clips import BadClips, TooManyBadClips
 from vmae_jax.data.datasets import make_source
@@ -147,7 +147,7 @@ def test_the_checkpoint_loads_into_the_documented_classes(finished):
 
 
 def test_the_checkpoint_remembers_configuration_and_lineage(finished):
-    _, info = checkpoint.read_params(checkpoint.find_step(finished[0]))
+    _, info = loading.read_params(finished_steps.find_step(finished[0]))
     assert info["config"]["data"]["batch_size"] == 4
     assert info["model"]["hidden_size"] == 32
     assert info["lineage"]["starts"][0]["step"] == 0
@@ -176,7 +176,7 @@ def test_a_run_may_start_from_the_encoder_of_another(finished):
     task = make_task(config)
     steps = assembly.make_steps(config, task, num_records=21)
     params = named_leaves(loop.fresh_state(config, task, steps)[0].params)
-    trained, _ = checkpoint.read_params(checkpoint.find_step(workdir))
+    trained, _ = loading.read_params(finished_steps.find_step(workdir))
     kernel = "encoder/intermediate/kernel"
     np.testing.assert_array_equal(params[kernel], trained[kernel])
     assert not np.array_equal(params["decoder_head/kernel"], trained["decoder_head/kernel"])

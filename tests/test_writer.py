@@ -105,17 +105,17 @@ def clock(monkeypatch):
     return now
 
 
-def make_progress(**options):
+def make_rates(**options):
     clock = goodput.Goodput(None, 0)
     clock.step(0)  # started
-    return clock, writer.Progress(clock, **options)
+    return clock, writer.Rates(clock, **options)
 
 
 def test_rates(clock):
-    run, progress = make_progress(start_step=10, num_steps=110, batch_size=32)
+    run, rates = make_rates(start_step=10, num_steps=110, batch_size=32)
     clock[0] += 20
     run.step(20, waited=5)
-    assert progress.report(20) == {
+    assert rates.report(20) == {
         "clips_per_second": pytest.approx(16.0),  # 10 steps of 32 clips in 20 s
         "data_wait_share": pytest.approx(0.25),
         "eta_seconds": pytest.approx(180.0),  # 90 steps of 2 s
@@ -123,24 +123,24 @@ def test_rates(clock):
 
 
 def test_only_steps_and_their_waits_make_the_rates(clock):
-    run, progress = make_progress(start_step=0, num_steps=100, batch_size=1)
+    run, rates = make_rates(start_step=0, num_steps=100, batch_size=1)
     with run.time("compile"):
         clock[0] += 60
-    assert progress.report(0) == {}  # no step since: no rate
+    assert rates.report(0) == {}  # no step since: no rate
     clock[0] += 5
     with run.time("save"):
         clock[0] += 1000
     clock[0] += 5
-    assert progress.report(10)["clips_per_second"] == pytest.approx(1.0)
+    assert rates.report(10)["clips_per_second"] == pytest.approx(1.0)
 
 
 def test_the_line_says_it_all(clock):
-    _, progress = make_progress(start_step=0, num_steps=1500, batch_size=1)
+    _, rates = make_rates(start_step=0, num_steps=1500, batch_size=1)
     metrics = {
         "loss": 0.95341, "grad_norm": 0.1, "learning_rate": 1.2e-3, "clips_per_second": 61.96,
         "data_wait_share": 0.031, "bad_clips": 2, "eta_seconds": 3671.9,
     }  # fmt: skip
-    assert progress.line(120, metrics) == (
+    assert rates.line(120, metrics) == (
         "step 120/1500  loss 0.9534  grad norm 0.100  lr 1.20e-03  62.0 clips/s  data wait 3 %  "
         "bad clips 2  ETA 1:01:11"
     )

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 
 from absl import flags
@@ -32,7 +33,11 @@ def load(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
     for override in overrides:
         if not override.startswith(PREFIX) or "=" not in override:
             raise SettingError(f"{override!r} is no override; write {PREFIX}section.name=value.")
-    arguments = ["", f"--config={recipe_path(path)}", *overrides]
+    recipe = recipe_path(path)
+    folder = os.path.dirname(os.path.abspath(recipe))
+    if folder not in sys.path:
+        sys.path.append(folder)  # what a recipe imports of its own stands beside it
+    arguments = ["", f"--config={recipe}", *overrides]
     values = flags.FlagValues()
     config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=arguments)
     try:

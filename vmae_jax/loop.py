@@ -22,7 +22,8 @@ from ml_collections import ConfigDict
 
 from vmae_jax import assembly, evaluators, sharding
 from vmae_jax.assembly import Steps
-from vmae_jax.checkpoints.checkpoint import Restored, read_newest
+from vmae_jax.checkpoints.loading import Restored
+from vmae_jax.checkpoints.restoring import read_newest
 from vmae_jax.choices import name_of, qualified_name
 from vmae_jax.data import input_probe, loader
 from vmae_jax.data.samples import HeldOutSamples, TrainingSamples
@@ -165,11 +166,14 @@ def make_session(config: ConfigDict, workdir: str, steps: Steps, **options: Any)
     """What surrounds the steps of this run; options: as of `train`."""
     with jax.set_mesh(steps.mesh):
         jax.eval_shape(steps.train, *steps.arguments)  # what cannot work shows here
+    # the options of a task that a recipe brings along have no version of this code
+    own_section = [f"{name_of(config.task)}."] if callable(config.task) else []
     return Session(
         config.run,
         workdir,
         run_config=as_dict(config),
         may_change=config.may_change,
+        own_keys=("data.options.", *own_section),
         about={"model": steps.model_config.to_dict()},
         parent=config.init.checkpoint or None,
         template=steps.state,

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tests import checkpoint_damage
 from tests.chaos.faults import Fault
-from vmae_jax.checkpoints import step_folder
+from vmae_jax.checkpoints import finished_steps
 
 _FOREVER = 10**6  # seconds
 BALLAST = "ballast"  # the file that fills a disk
@@ -52,7 +52,7 @@ def _hang_with_lock(fault, folder) -> None:
 def _damage_newest(fault, folder: Path) -> None:
     """The newest checkpoint is damaged, and its trainer killed."""
     checkpoints = folder / "workdir" / "checkpoints"
-    if steps := step_folder.saved_steps(checkpoints):
+    if steps := finished_steps.saved_steps(checkpoints):
         newest = checkpoints / str(steps[-1])
         damages = checkpoint_damage.all_damages(newest)
         damages[fault.detail % len(damages)].apply(newest)

@@ -17,7 +17,7 @@ import numpy as np
 from tests.chaos.campaign import Scene
 from tests.chaos.runs import facts_of
 from tests.checkpoint_damage import Damage, all_damages
-from vmae_jax.checkpoints import checkpoint, orbax_files
+from vmae_jax.checkpoints import finished_steps, loading, orbax_files, restoring
 from vmae_jax.checkpoints.fingerprints import named_leaves
 
 COUNT = 110
@@ -42,12 +42,12 @@ def every_file(scene: Scene, count: int = COUNT) -> None:
 
 def main(checkpoints: Path, count: int) -> None:
     """Prints what became of so many damages, each file in each way at least once."""
-    older, newest = checkpoint.saved_steps(checkpoints)[-2:]
+    older, newest = finished_steps.saved_steps(checkpoints)[-2:]
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     _, stored = orbax_files.read_header(checkpoints / str(newest))
     template = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), stored)
     exact = {
-        step: _bytes(checkpoint.restore(checkpoints / str(step), template).state)
+        step: _bytes(loading.restore(checkpoints / str(step), template).state)
         for step in (older, newest)
     }
     for damage in _chosen(checkpoints / str(newest), count):
@@ -83,7 +83,7 @@ def _restore(copy: Path, template, exact: dict[int, dict[str, bytes]]) -> tuple[
     handler.emit = lambda record: lines.append(record.getMessage())
     logging.getLogger().addHandler(handler)
     try:
-        restored = checkpoint.restore_newest(copy, template)
+        restored = restoring.restore_newest(copy, template)
     except Exception as error:
         return "ended", f"{type(error).__name__}: {error}"
     finally:

@@ -15,7 +15,7 @@ from tests.chaos.campaign import Scene
 from tests.chaos.painted import NUM_RECORDS
 from tests.chaos.runs import SETTINGS, facts_of
 from vmae_jax import assembly, loop
-from vmae_jax.checkpoints import checkpoint, saving
+from vmae_jax.checkpoints import finished_steps, loading, restoring, saving
 from vmae_jax.checkpoints.fingerprints import named_leaves, to_plain
 from vmae_jax.tasks import make_task
 from vmae_jax.weights.initial_params import ENCODER
@@ -40,7 +40,7 @@ def mismatches(scene: Scene) -> None:
 
 def main(checkpoints: Path) -> None:
     """Prints what became of each."""
-    newest = checkpoints / str(checkpoint.saved_steps(checkpoints)[-1])
+    newest = checkpoints / str(finished_steps.saved_steps(checkpoints)[-1])
     params = to_plain_params(newest)
     ours = _encoder(params)
     _tell("the same model", "the encoder is exact, the decoder fresh", _wrong_start(newest, ours))
@@ -61,10 +61,10 @@ def main(checkpoints: Path) -> None:
     changes = {"model.hidden_size": 32}
     template = _steps(changes).state
     try:
-        checkpoint.restore_newest(checkpoints, template)
+        restoring.restore_newest(checkpoints, template)
         problem = "it was restored"
-    except checkpoint.CheckpointMismatch as error:
-        stored = _shapes(checkpoint.restore(newest, {"params": _here(params)}).state["params"])
+    except loading.CheckpointMismatch as error:
+        stored = _shapes(loading.restore(newest, {"params": _here(params)}).state["params"])
         wanted = _shapes(template.params)
         odd = [f"params/{n}" for n in wanted if stored.get(n) != wanted[n]]
         problem = _unnamed(str(error), odd)
@@ -73,7 +73,7 @@ def main(checkpoints: Path) -> None:
 
 def to_plain_params(step: Path) -> dict[str, Any]:
     """The parameters of a checkpoint as nested dicts."""
-    return to_plain(checkpoint.read_params(step)[0])
+    return to_plain(loading.read_params(step)[0])
 
 
 def _tell(kind: str, outcome: str, problem: str | None) -> None:
@@ -140,7 +140,7 @@ def _here(tree: Any) -> Any:
 
 def _save(params: dict[str, jax.Array], directory: Path, like: Path) -> Path:
     """A checkpoint of other parameters that says the same of itself as another one."""
-    _, info = checkpoint.read_params(like)
+    _, info = loading.read_params(like)
     checkpoints = saving.Checkpoints(directory, keep=1)
     checkpoints.save({"params": params}, 1, {"model": info["model"]})
     checkpoints.wait()

@@ -19,12 +19,10 @@ from etils import epath
 
 from vmae_jax.checkpoints import orbax_files
 from vmae_jax.checkpoints.fingerprints import named_leaves
+from vmae_jax.checkpoints.finished_steps import METADATA_FILE
+from vmae_jax.checkpoints.migrations import FORMAT
 from vmae_jax.checkpoints.step_folder import failure_of
 from vmae_jax.processes.exit_codes import NO_CHECKPOINT, errno_of
-
-FORMAT = 2
-# What older formats lack, and the value it would have had: format 1 did not count skipped steps.
-LACKING: dict[int, dict[str, int]] = {1: {"skipped": 0, "streak": 0}, FORMAT: {}}
 
 # What a machine, a network or a store has when it cannot read just now.
 _UNREAD = (
@@ -48,7 +46,7 @@ class CheckpointMismatch(CheckpointError):
     """An intact checkpoint that holds something else than was asked for."""
 
 
-def describe_arrays(tree: Any) -> dict[str, str]:
+def array_types(tree: Any) -> dict[str, str]:
     """E.g. {"params/encoder/output/kernel": "float32[12,3072,768]", ...}; shapes alone will do."""
     return {
         name: f"{np.dtype(leaf.dtype)}[{','.join(map(str, leaf.shape))}]"
@@ -78,19 +76,19 @@ def read_header(path: epath.Path) -> tuple[dict[str, Any], dict[str, Any]]:
         info, stored = orbax_files.read_header(path)
         version = info["format"]
         if not isinstance(version, int) or version < 1:
-            raise TypeError(f"format {version!r} in {orbax_files.METADATA_FILE}")
+            raise TypeError(f"format {version!r} in {METADATA_FILE}")
         # that of a newer format, which has it as well, is no damage
         if version > 1 and info["checksum"] != checksum(info):
-            raise ValueError(f"{orbax_files.METADATA_FILE} is not as it was written")
+            raise ValueError(f"{METADATA_FILE} is not as it was written")
         if path.name.isdigit() and int(path.name) != info["step"]:
             raise ValueError(f"it holds step {info['step']}")
-    if version not in LACKING:
+    if version > FORMAT:
         raise CheckpointMismatch(
             f"{path} was written by a newer version (format {version}; this one reads up to "
             f"{FORMAT}); use that version, or start with another workdir."
         )
     with damage_named(path):
-        found = describe_arrays(stored)
+        found = array_types(stored)
         expected = info.get("arrays") or {name: found.get(name, "") for name in info["fingerprint"]}
         if odd := sorted(
             n for n in expected.keys() | found.keys() if expected.get(n) != found.get(n)

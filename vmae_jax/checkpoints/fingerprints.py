@@ -1,13 +1,13 @@
 """Checksums of arrays, computed where they lie: a checkpoint is compared with them when loaded.
 
 They depend on the values alone, not on the mesh: a state that is saved on eight devices and loaded
-on one has the same.
+on one, or on the host, has the same.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -16,6 +16,9 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from vmae_jax.sharding import path_name
+
+_FACTOR = 2654435761  # of Knuth's multiplicative hash: odd, near 2^32 over the golden ratio
+_CHUNK = 1 << 20  # values that the host looks at in one go
 
 
 def named_leaves(tree: Any) -> dict[str, Any]:
@@ -43,7 +46,8 @@ def start_fingerprint(tree: Any) -> Callable[[], dict[str, int]]:
     Returns:
       A function that waits for the result; it may be called in another thread.
     """
-    named = named_leaves(tree)
+    # in an order that depends on the names alone: what is loaded by name runs the same program
+    named = dict(sorted(named_leaves(tree).items()))
     if not named:
         return dict
     leaves = list(named.values())
@@ -59,6 +63,25 @@ def fingerprint(tree: Any) -> dict[str, int]:
         these have to call it.
     """
     return start_fingerprint(tree)()
+
+
+def host_fingerprint(arrays: Mapping[str, np.ndarray]) -> dict[str, int]:
+    """As `fingerprint`, of arrays on the host; there is nothing to compile, which takes seconds.
+
+    Args:
+      arrays: by name, of up to 32 bits a value.
+    """
+    return {name: _host_leaf_fingerprint(x) for name, x in arrays.items()}
+
+
+def _host_leaf_fingerprint(x: np.ndarray) -> int:
+    values = np.ascontiguousarray(x).reshape(-1).view(f"uint{8 * x.dtype.itemsize}")
+    weights, total = np.arange(_CHUNK, dtype=np.uint32) * np.uint32(_FACTOR), 0
+    for start in range(0, len(values), _CHUNK):
+        part = values[start : start + _CHUNK].astype(np.uint32)
+        offset = np.uint32(start * _FACTOR % 2**32)
+        total += int(np.sum(part * ((weights[: len(part)] + offset) | 1), dtype=np.uint32))
+    return total % 2**32
 
 
 def _everywhere(leaves: list) -> NamedSharding | None:
@@ -91,4 +114,4 @@ def _leaf_fingerprint(x: jax.Array) -> jax.Array:
         place += jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis) * jnp.uint32(stride % 2**32)
         stride *= x.shape[axis]
     # odd weights are invertible modulo 2^32, so no change of a single value can vanish
-    return jnp.sum(values * ((place * jnp.uint32(2654435761)) | 1), dtype=jnp.uint32)
+    return jnp.sum(values * ((place * jnp.uint32(_FACTOR)) | 1), dtype=jnp.uint32)

@@ -7,26 +7,22 @@ made, fails if any step in it is damaged, and deletes what others are writing.
 from __future__ import annotations
 
 import contextlib
-import gc
-import logging
-import re
-import sys
-import time
-import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import jax
+import numpy as np
 from etils import epath
-from jax._src import distributed
 from orbax.checkpoint import v1 as ocp
 from orbax.checkpoint.experimental.v1._src.synchronization import synchronization
 
-METADATA_FILE = "_CHECKPOINT_METADATA"
+from vmae_jax.checkpoints.orbax_noise import quiet
+from vmae_jax.processes.distributed import fail_barrier
+
 TEMPORARY = ".orbax-checkpoint-tmp"  # follows the name of a step that is being written
 _STATE = "state"
-_ORBAX = re.compile(r"[/\\]orbax[/\\]checkpoint[/\\]")
-_AFTERMATH = 0.2  # seconds after which the reads beside one that failed have ended as well
+_READ_AFTERMATH = 0.2  # seconds after which the reads beside one that failed have ended as well
+_WRITE_AFTERMATH = 1.0  # likewise the writes, in the background
 _T = TypeVar("_T")
 
 # Where the processes of a save wait for one another, in this order.
@@ -38,35 +34,6 @@ _BARRIERS = (
     "[op={item}] save_and_finalize_{item}_finalize_complete",
     "[op={op}] save_checkpointables_async:finalize",
 )
-
-
-def _is_not_from_orbax(record: logging.LogRecord) -> bool:
-    frame = sys._getframe()
-    while frame is not None and not _ORBAX.search(frame.f_code.co_filename):
-        frame = frame.f_back
-    return frame is None
-
-
-def _is_not_of_orbax(record: logging.LogRecord) -> bool:
-    return not _ORBAX.search(record.getMessage())
-
-
-def _without_echoes(hook: Callable[[Any], None]) -> Callable[[Any], None]:
-    """Leaves out that an event loop is gone, which TensorStore's threads find out, each with a
-    stack, when they have written what belongs to a save that has failed."""
-
-    def report(unraisable: Any) -> None:
-        if str(unraisable.exc_value) != "Event loop is closed":
-            hook(unraisable)
-
-    return report
-
-
-# Whatever goes wrong in Orbax is raised as well, and said in one line by those who called it; its
-# own account of a damaged file, or of a full disk, fills screens.
-logging.getLogger("absl").addFilter(_is_not_from_orbax)
-logging.getLogger("asyncio").addFilter(_is_not_of_orbax)
-sys.unraisablehook = _without_echoes(sys.unraisablehook)
 
 
 def start_save(
@@ -99,11 +66,21 @@ def start_save(
             _release_others(number)
             raise
 
-    with context:
-        response = attempt(
-            lambda: ocp.save_checkpointables_async(path, {_STATE: tree}, custom_metadata=dict(info))
-        )
-    return lambda: attempt(response.result)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(quiet(_WRITE_AFTERMATH))
+        with context:
+            response = attempt(
+                lambda: ocp.save_checkpointables_async(
+                    path, {_STATE: tree}, custom_metadata=dict(info)
+                )
+            )
+        until_done = stack.pop_all()
+
+    def wait() -> None:
+        with until_done:
+            attempt(response.result)
+
+    return wait
 
 
 def read_header(path: epath.Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -112,7 +89,7 @@ def read_header(path: epath.Path) -> tuple[dict[str, Any], dict[str, Any]]:
     Raises:
       Exception: whatever Orbax makes of a damaged file.
     """
-    with _quietly(), _alone():
+    with quiet(_READ_AFTERMATH), _alone():
         metadata = ocp.checkpointables_metadata(path)
     return dict(metadata.custom_metadata), metadata.metadata[_STATE]
 
@@ -124,15 +101,17 @@ def read_tree(path: epath.Path, template: Mapping[str, Any]) -> dict[str, Any]:
 
     Args:
       path: of the folder.
-      template: nested dicts of `jax.ShapeDtypeStruct` with shardings.
+      template: nested dicts of `jax.ShapeDtypeStruct` with shardings, or of numpy arrays, whose
+        values do not matter, for arrays on the host.
     Raises:
       Exception: whatever Orbax makes of a damaged file.
     """
-    with _quietly(), _alone():
+    with quiet(_READ_AFTERMATH), _alone():
         tree = ocp.load_checkpointables(path, {_STATE: template})[_STATE]
-    for leaf in jax.tree.leaves(tree):  # Orbax hands back the template's leaf for a name it lacks
-        if not isinstance(leaf, jax.Array):
-            raise ValueError(f"an array was not restored: {leaf}")
+    for leaf, like in zip(jax.tree.leaves(tree), jax.tree.leaves(template), strict=True):
+        # Orbax hands back what the template has for a name it lacks
+        if leaf is like or not isinstance(leaf, (jax.Array, np.ndarray)):
+            raise ValueError(f"an array was not restored: {like.dtype}{list(like.shape)}")
     return tree
 
 
@@ -147,43 +126,13 @@ def skip_operations(until: int) -> None:
         synchronization.OperationIdGenerator.next_operation_id()
 
 
-@contextlib.contextmanager
-def _quietly() -> Iterator[None]:
-    """Lets an error through, and nothing else.
-
-    The other reads that were under way end nowhere, which asyncio and uvloop report at length, as
-    soon as the error lets go of them.
-    """
-    asyncio_logger, hook = logging.getLogger("asyncio"), sys.unraisablehook
-    was_disabled = asyncio_logger.disabled
-    asyncio_logger.disabled, sys.unraisablehook = True, lambda unraisable: None
-    try:
-        yield
-    except Exception as error:
-        cause: BaseException | None = error
-        while cause is not None:
-            traceback.clear_frames(cause.__traceback__)
-            cause = cause.__cause__ or cause.__context__
-        gc.collect()
-        time.sleep(_AFTERMATH)
-        raise
-    finally:
-        asyncio_logger.disabled, sys.unraisablehook = was_disabled, hook
-
-
 def _release_others(number: int) -> None:
     """Fails the barriers at which the other processes wait for one whose save has failed.
 
-    They would do so for up to twenty minutes, even at the end of the process. A barrier fails for
-    all as soon as one names other participants.
+    They would do so for up to twenty minutes, even at the end of the process.
     """
-    if jax.process_count() == 1:
-        return
-    for name in _BARRIERS:
-        with contextlib.suppress(Exception):  # those that were passed, and the failure itself
-            distributed.global_state.client.wait_at_barrier(
-                name.format(op=number, item=f"{number}.{_STATE}"), 1000, [jax.process_index()]
-            )
+    for name in _BARRIERS if jax.process_count() > 1 else ():
+        fail_barrier(name.format(op=number, item=f"{number}.{_STATE}"))
 
 
 def _alone() -> ocp.Context:

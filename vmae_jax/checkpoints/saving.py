@@ -1,4 +1,4 @@
-"""Writing the checkpoints of a run, in the background; `checkpoint` reads them.
+"""Writing the checkpoints of a run, in the background; `restoring` reads them.
 
 A save that fails costs one interval, not the run: it is said in one line, what it left is removed,
 and the next one is tried. Only the third in a row ends the run.
@@ -18,8 +18,9 @@ import jax
 import numpy as np
 
 from vmae_jax.checkpoints import orbax_files
-from vmae_jax.checkpoints.checkpoint_info import FORMAT, checksum, describe_arrays
+from vmae_jax.checkpoints.checkpoint_info import array_types, checksum
 from vmae_jax.checkpoints.fingerprints import start_fingerprint, to_plain
+from vmae_jax.checkpoints.migrations import FORMAT
 from vmae_jax.checkpoints.retention import Retention
 from vmae_jax.checkpoints.step_folder import Failure, StepFolder, failure_of
 from vmae_jax.processes.background import Background
@@ -134,7 +135,7 @@ class Checkpoints:
                 "format": FORMAT,
                 "step": step,
                 "metrics": dict(metrics or {}),
-                "arrays": describe_arrays(state),
+                "arrays": array_types(state),
             }
             self._start(state, step, about, started)
 
@@ -180,9 +181,11 @@ class Checkpoints:
     # How a save goes.
 
     def _obstacle(self, step: int, state: Any) -> tuple[Failure | bool, int]:
-        """Why the step cannot be saved, or True if it need not be; and where to count on from.
+        """(obstacle, operation), the same in all processes, as process 0 looks for all.
 
-        Process 0 looks, so that all do the same.
+        Returns:
+          obstacle: a Failure, why the step cannot be saved; True if it is saved already; or False.
+          operation: the highest operation number of Orbax, which all go on from.
         """
         mine: list = [None, orbax_files.operation()]
         if is_main():

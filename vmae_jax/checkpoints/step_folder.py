@@ -1,4 +1,5 @@
-"""What stands in a run's folder of checkpoints: which steps, what was left over, what may go."""
+"""The folder of a run's checkpoints, kept in order: is there room, what was left over, what may
+go."""
 
 from __future__ import annotations
 
@@ -12,9 +13,15 @@ from typing import NamedTuple
 
 from etils import epath
 
-from vmae_jax.checkpoints import COMMIT_FILE, orbax_files
+from vmae_jax.checkpoints import orbax_files
+from vmae_jax.checkpoints.finished_steps import (
+    COMMIT_FILE,
+    absolute,
+    is_finished,
+    saved_steps,
+)
 from vmae_jax.checkpoints.retention import Retention
-from vmae_jax.files.storage import is_remote, remote_path
+from vmae_jax.files.storage import is_remote
 from vmae_jax.processes.exit_codes import errno_of
 
 logger = logging.getLogger(__name__)
@@ -24,30 +31,6 @@ _DELETED = ".deleted"  # follows the name of a step that is being deleted
 _LEFTOVER = re.compile(rf"\d+({re.escape(orbax_files.TEMPORARY)}|{re.escape(_DELETED)})")
 _PROBE = ".probe"
 _LINE = 300  # characters of a message
-
-
-def absolute(path: str | os.PathLike) -> epath.Path:
-    """The path, local or remote; absolute, because Orbax takes a relative one for damage."""
-    text = os.fspath(path)
-    return remote_path(text) if is_remote(text) else epath.Path(os.path.abspath(text))
-
-
-def saved_steps(directory: str | os.PathLike) -> list[int]:
-    """Steps whose folders are finished, oldest first; damaged ones may be among them."""
-    directory = absolute(directory)
-    if not directory.is_dir():
-        return []
-    return sorted(
-        int(path.name)
-        for path in directory.iterdir()
-        if path.name.isdigit() and path.is_dir() and is_finished(path)
-    )
-
-
-def is_finished(step: epath.Path) -> bool:
-    """Whether the folder of a step is no longer being written."""
-    # a folder here gets its name when all is written; a bucket has only the file that comes last
-    return not is_remote(os.fspath(step)) or (step / COMMIT_FILE).exists()
 
 
 class Failure(NamedTuple):

@@ -17,7 +17,9 @@ from vmae_jax.weights.stored import open_checkpoint
 
 def _to_hugging_face(core, destination: str, source: str) -> None:
     if os.path.isfile(destination):
-        raise FileExistsError(f"{destination} is a file; a Hugging Face checkpoint is a folder.")
+        raise export.DestinationTaken(
+            f"{destination} is a file; a Hugging Face checkpoint is a folder."
+        )
     processor = None
     if os.path.isfile(os.path.join(source, PROCESSOR_FILE)):
         processor = VideoMAEImageProcessor.from_pretrained(source)
@@ -26,7 +28,7 @@ def _to_hugging_face(core, destination: str, source: str) -> None:
 
 def _to_official(core, destination: str, source: str) -> None:
     if os.path.exists(destination) and not os.path.isfile(destination):
-        raise FileExistsError(
+        raise export.DestinationTaken(
             f"{destination} is a folder or a device, not a file; name the .pth file to write."
         )
     export.save_official(core, destination)

@@ -25,8 +25,10 @@ class BadClips:
       path: of `bad_clips.jsonl`, which is added to; None to keep none. Ids that are in it already
         are not written again.
       num_records: of the source.
-      max_share: of the records visited so far that may be bad. Until all have been visited, a
-        surplus that chance explains is allowed (unless max_share is 0).
+      max_share: how large a part of the records visited so far may be bad, in [0, 1]. Until all
+        have been visited, a few more are allowed, as chance may bring (unless max_share is 0).
+    Raises:
+      SettingError: if max_share is out of range.
     """
 
     def __init__(self, path: str | os.PathLike | None, num_records: int, max_share: float):
@@ -51,7 +53,11 @@ class BadClips:
         return self._bad.get(i)
 
     def good(self, i: int) -> None:
-        """Notes that record i could be used. TooManyBadClips may show only with the last of all."""
+        """Notes that record i could be used.
+
+        Raises:
+          TooManyBadClips: if that was the last record, and too many of all are bad.
+        """
         with self._lock:
             if i not in self._visited:
                 self._visited.add(i)

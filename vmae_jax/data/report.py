@@ -13,6 +13,8 @@ from vmae_jax.data.sources.video_source import VideoSource
 from vmae_jax.data.video.reader import VideoError
 from vmae_jax.processes.isolation import ChildDied, Isolated
 
+VISIT_TIMEOUT = 60.0  # seconds for one record
+
 
 @dataclass(frozen=True)
 class Facts:
@@ -42,7 +44,6 @@ def visit(
     source: VideoSource,
     function: Callable[..., dict[str, Any]],
     records: Sequence[int],
-    timeout: float = 60,
 ) -> Iterator[tuple[int, dict[str, Any] | str]]:
     """(record, what the function says of it or, if the record is bad, the reason), one by one.
 
@@ -50,9 +51,8 @@ def visit(
       source: of the records.
       function: is given the number of a record; can be pickled.
       records: their numbers.
-      timeout: seconds for one record.
     """
-    isolated = Isolated(function, timeout=timeout) if source.needs_isolation else None
+    isolated = Isolated(function, timeout=VISIT_TIMEOUT) if source.needs_isolation else None
     try:
         for i in records:
             try:

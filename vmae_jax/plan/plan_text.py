@@ -53,6 +53,7 @@ def _memory(plan: Mapping[str, Any], facts: Mapping[str, Any]) -> list[str]:
     rows = [
         ("parameters", state["params"]),
         ("optimizer", state["opt_state"]),
+        *([("frozen parameters", facts["frozen_bytes"])] if facts["frozen_bytes"] else []),
         ("batch", facts["batch_bytes"]),
         ("temporaries", memory["temp"]),
         ("results in new memory", memory["output"] - memory["alias"]),
@@ -81,12 +82,12 @@ def _network(facts: Mapping[str, Any]) -> list[str]:
         alike[row["kind"], row["group_size"], row["slices"]].append(row)
     for (kind, size, slices), members in alike.items():
         where = f"over {size}" + (f" in {slices} slices" if slices > 1 else "")
-        known = [row for row in members if row["times"] is not None]
-        carried = sum(row["num_bytes"] * row["times"] for row in known) / 2**20
-        line = f"  {kind:<20}{where:<22}{carried:>12,.1f} in {sum(row['times'] for row in known):,}"
-        if unknown := len(members) - len(known):
-            line += f", and {unknown} in loops of which it is not known how often they run"
-        lines.append(line)
+        if any(row["times"] is None for row in members):
+            amount = f"{'not known':>12}, as they are in loops of unknown length"
+        else:
+            carried = sum(row["num_bytes"] * row["times"] for row in members) / 2**20
+            amount = f"{carried:>12,.1f} in {sum(row['times'] for row in members):,}"
+        lines.append(f"  {kind:<20}{where:<22}{amount}")
     return lines
 
 

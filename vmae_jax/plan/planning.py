@@ -63,7 +63,12 @@ def compile_step(
     Raises:
       MissingPackage: without the TPU compiler.
     """
-    environment = {**os.environ, **ahead_of_time.environment(machine)}
+    environment = {
+        **os.environ,
+        **ahead_of_time.environment(machine),
+        # the recipe's own modules are found there as they are here
+        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+    }
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder, "facts.json")
         command = [sys.executable, "-m", "vmae_jax.plan.ahead_of_time", f"--output={output}"]

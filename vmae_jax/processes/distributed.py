@@ -166,6 +166,18 @@ def by_main(tag: str, act: Callable[[], _T]) -> _T | None:
     return result
 
 
+def fail_barrier(name: str) -> None:
+    """Lets go, with an error, of all processes that wait at a barrier of JAX's or come to it later.
+
+    A barrier fails for all as soon as one of them names other participants.
+
+    Args:
+      name: of a barrier that this process will not come to; one that was passed stays so.
+    """
+    with contextlib.suppress(jax.errors.JaxRuntimeError):
+        global_state.client.wait_at_barrier(name, 1000, [global_state.process_id])
+
+
 def check_same(what: str, value: str) -> None:
     """That all processes have the same, such as a configuration, one setting a line.
 

@@ -18,6 +18,7 @@ NON_FINITE = 76
 NO_CHECKPOINT = 77
 SETTINGS = 78
 _SIGNAL = 128  # shells report death by signal n as 128 + n
+INTERRUPTED = _SIGNAL + signal.SIGINT  # Ctrl-C, whether or not there was time to save
 STUCK = _SIGNAL + signal.SIGALRM
 
 MEANINGS = {
@@ -27,6 +28,7 @@ MEANINGS = {
     NON_FINITE: "loss or gradient not finite",
     NO_CHECKPOINT: "no usable checkpoint",
     SETTINGS: "settings, data or disk need a hand",
+    INTERRUPTED: "interrupted",
     STUCK: "a step took too long",
 }
 
@@ -60,13 +62,16 @@ def from_returncode(returncode: int) -> int:
 
 
 def is_retried(code: int) -> bool:
-    """Whether starting again may help: after a crash, a preemption, and death by signal."""
-    return code in (CRASH, PREEMPTED) or _signal_of(code) is not None
+    """Whether starting again may help: after a crash, a preemption, and death by signal.
+
+    Not after Ctrl-C: who pressed it wants the run to end.
+    """
+    return code in (CRASH, PREEMPTED) or (code != INTERRUPTED and _signal_of(code) is not None)
 
 
 def describe(code: int) -> str:
     """E.g. "exit code 70 (crash)", "killed by SIGKILL"."""
-    killer = _signal_of(code)
+    killer = _signal_of(code) if code != INTERRUPTED else None
     what = f"exit code {code}" if killer is None else f"killed by {killer.name}"
     return f"{what} ({MEANINGS[code]})" if code in MEANINGS else what
 

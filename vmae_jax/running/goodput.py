@@ -64,14 +64,18 @@ class Goodput:
 
     def _read_past(self, old: bytes) -> bytes:
         whole = old[: old.rfind(b"\n") + 1]  # a kill may have cut the last line short
-        # this start with no time yet: what it made the others lose
+        # a record of no time for this start, so that the steps that it repeats count as lost
         now = self._record(dict.fromkeys(USES, 0.0))
         self._past = summarize([*whole.decode(errors="replace").splitlines(), now])
         return whole
 
     @contextlib.contextmanager
     def time(self, use: str) -> Iterator[None]:
-        """Counts what is done inside as one of `USES`."""
+        """Counts what is done inside as one of `USES`.
+
+        Raises:
+          ValueError: for another use.
+        """
         if use not in USES:
             raise ValueError(f"use={use!r} is not known; choose from {list(USES)}.")
         before = self._use
@@ -83,10 +87,11 @@ class Goodput:
 
     def step(self, step: int, waited: float = 0.0) -> None:
         """Counts a step as done, and `waited` seconds of the time before it as "data"."""
-        if self._use == "start":
-            self._switch("steps")
+        use = self._use
+        self._switch("steps" if use == "start" else use)
         self._step = step
-        self._seconds["steps"] -= waited
+        waited = min(waited, self._seconds[use])
+        self._seconds[use] -= waited  # of "start", if it is the first step that waited
         self._seconds["data"] += waited
 
     def seconds(self) -> dict[str, float]:

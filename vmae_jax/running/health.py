@@ -106,8 +106,11 @@ class Health:
         return not self._pending or self._pending[-1].metrics["loss"].is_ready()
 
     def metrics(self) -> dict[str, float]:
-        """The numbers of the last step, once it is done; some may not be finite. Raises
-        NonFinite."""
+        """The numbers of the last step, once it is done; some may not be finite.
+
+        Raises:
+          NonFinite: as `add`.
+        """
         while self._pending:
             self._look(self._pending.popleft())
         return dict(self._latest)

@@ -1,6 +1,6 @@
-"""What can end a run from outside or from within: a scheduler's signal, and a step that hangs.
+"""What can end a run from outside or from within: a scheduler's signal, Ctrl-C, a step that hangs.
 
-Neither may be handled the obvious way. With several processes a Python handler for SIGTERM would
+None of them is handled the obvious way. With several processes a Python handler for SIGTERM would
 replace the one by which JAX agrees on a common last step; and a hanging step may hold Python's
 lock, so that only the kernel can end it.
 """
@@ -12,10 +12,11 @@ import faulthandler
 import logging
 import math
 import signal
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator
 
 from vmae_jax.errors import SettingError
-from vmae_jax.processes.exit_codes import PREEMPTED
+from vmae_jax.processes.exit_codes import INTERRUPTED, PREEMPTED
 
 logger = logging.getLogger(__name__)
 
@@ -29,52 +30,66 @@ class Preempted(Exception):
         super().__init__(f"saved at step {step}; the same command goes on from there.")
 
 
+class Interrupted(Preempted):
+    """Likewise, and by Ctrl-C: it is not started again."""
+
+    exit_code = INTERRUPTED
+
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows of it in a notebook, in place of the stack."""
+        return [f"{type(self).__name__}: {self}"]
+
+
 class Preemption:
-    """Whether the scheduler has asked the run to save and end.
+    """Whether the run was asked to save and end, by the scheduler (SIGTERM) or by Ctrl-C.
 
         with Preemption(jax.process_count()) as preemption:
             for step in ...:
                 ...
-                if preemption.requested(step): ...  # save, leave
+                if preemption.requested(step):
+                    ...  # save
+                    raise preemption.error(step)
 
-    The signal does nothing by itself, and another one does not cut the save short. Ctrl-C is left
-    as it is.
+    The signals do nothing by themselves. Another SIGTERM does not cut the save short, and another
+    Ctrl-C does: it is KeyboardInterrupt at once.
 
     Args:
-      process_count: of the run. One process listens itself, in its main thread, while the context
-        is open. Several rely on JAX, whose `jax.distributed.initialize` comes first.
-      signals: to listen for, of SIGTERM, SIGUSR1 and SIGUSR2 (some sites have SLURM send one of
-        those); several processes hear SIGTERM only.
+      process_count: of the run. One process listens itself, while the context is open: in its main
+        thread, as in others Python hears no signals, and to Ctrl-C where it is not ignored, as by
+        what a shell starts in the background. Several rely on JAX for SIGTERM, whose
+        `jax.distributed.initialize` comes first, and leave Ctrl-C as it is.
     """
 
-    def __init__(
-        self, process_count: int = 1, signals: Sequence[signal.Signals] = (signal.SIGTERM,)
-    ):
-        known = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
-        known = known[:1] if process_count > 1 else known
-        if unknown := [number for number in signals if number not in known]:
-            raise SettingError(
-                f"signals={unknown} cannot be listened for by process_count={process_count}; "
-                f"choose from {[number.name for number in known]}."
-            )
+    def __init__(self, process_count: int = 1):
         self._process_count = process_count
-        self._signals = signals if process_count == 1 else ()
         self._restore = contextlib.ExitStack()
-        self._received = 0
+        self._terminated = self._interrupted = False
 
     def __enter__(self) -> Preemption:
-        for number in self._signals:
-            before = signal.signal(number, self._receive)
-            # None: a handler that Python did not install, and cannot put back
-            self._restore.callback(signal.signal, number, before or signal.SIG_DFL)
+        in_main_thread = threading.current_thread() is threading.main_thread()
+        if self._process_count == 1 and in_main_thread:
+            self._listen(signal.SIGTERM, self._terminate)
+            if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+                self._listen(signal.SIGINT, self._interrupt)
         return self
 
     def __exit__(self, *_) -> None:
         self._restore.close()
 
-    def _receive(self, number: int, _) -> None:
-        # No lock, no event, no logging: a second signal may interrupt this very line.
-        self._received = number
+    def _listen(self, number: signal.Signals, handler: Callable) -> None:
+        before = signal.signal(number, handler)
+        # None: a handler that Python did not install, and cannot put back
+        self._restore.callback(signal.signal, number, before or signal.SIG_DFL)
+
+    # No lock, no event, no logging in these: a second signal may interrupt any line of them.
+
+    def _terminate(self, *_) -> None:
+        self._terminated = True
+
+    def _interrupt(self, *_) -> None:
+        if self._interrupted:
+            raise KeyboardInterrupt
+        self._interrupted = True
 
     def requested(self, step: int) -> bool:
         """Whether to save now and end; asked once after every step.
@@ -84,10 +99,15 @@ class Preemption:
             or more after the signal.
         """
         if self._process_count == 1:
-            return self._received != 0
+            return self._terminated or self._interrupted
         from jax.experimental import multihost_utils
 
         return multihost_utils.reached_preemption_sync_point(step)
+
+    @property
+    def error(self) -> type[Preempted]:
+        """What the run ends with once it has saved: Interrupted after Ctrl-C, else Preempted."""
+        return Interrupted if self._interrupted else Preempted
 
 
 class StuckWatchdog:

@@ -16,8 +16,8 @@ from typing import Any
 import jax
 
 import vmae_jax
-from vmae_jax.checkpoints.checkpoint import restore_newest
 from vmae_jax.checkpoints.fingerprints import fingerprint
+from vmae_jax.checkpoints.restoring import restore_newest
 from vmae_jax.checkpoints.retention import Retention
 from vmae_jax.checkpoints.saving import Checkpoints
 from vmae_jax.errors import SettingError
@@ -27,11 +27,12 @@ from vmae_jax.running.compilation import compile_step, keep_compiled_programs
 from vmae_jax.running.goodput import Goodput
 from vmae_jax.running.health import Health
 from vmae_jax.running.profiling import Profile
-from vmae_jax.running.run_control import Preempted, Preemption, StuckWatchdog
+from vmae_jax.running.run_config import write_run_config
+from vmae_jax.running.run_control import Preemption, StuckWatchdog
 from vmae_jax.running.supervisor import newest_step
-from vmae_jax.running.workdir import check_address, check_shared, check_workdir, write_run_config
+from vmae_jax.running.workdir import check_address, check_shared, check_workdir
 from vmae_jax.running.workdir_lock import lock_workdir
-from vmae_jax.running.writer import MetricWriter, Progress
+from vmae_jax.running.writer import MetricWriter, Rates
 
 logger = logging.getLogger(__name__)
 
@@ -56,8 +57,7 @@ class Session:
       settings: the section `run` of the configuration.
       workdir: a folder or an address on gs://, the same for all processes.
       run_config: the whole configuration, of what JSON can hold.
-      may_change: names of options, and with a dot at the end of sections, that a run may go on with
-        another value of.
+      may_change, own_keys: as `check_workdir` takes them.
       about: JSON that is saved with every checkpoint besides the configuration and the lineage.
       parent: checkpoint that the weights come from, for the lineage; None: from nowhere.
       template: the shapes of a train state, with shardings.
@@ -80,6 +80,7 @@ class Session:
         *,
         run_config: Mapping[str, Any],
         may_change: Sequence[str],
+        own_keys: Sequence[str],
         about: Mapping[str, Any],
         parent: str | None,
         template: Any,
@@ -90,7 +91,8 @@ class Session:
         on_log: Callable[[int, dict[str, float]], None] = lambda step, metrics: None,
     ):
         self._settings, self._workdir, self._force = settings, workdir, force
-        self._run_config, self._may_change = run_config, may_change
+        self._run_config = run_config
+        self._changes = {"may_change": may_change, "own_keys": own_keys}
         self._about, self._parent, self._template = about, parent, template
         self._num_steps, self._batch_size = num_steps, batch_size
         self._on_log = on_log
@@ -112,7 +114,7 @@ class Session:
         told = {"workdir": workdir, "force": self._force, "config": self._run_config}
         distributed.check_same("what the run was told", json.dumps(told, indent=0))
         by_main("lock", lambda: ending.enter_context(lock_workdir(workdir)))
-        check_workdir(workdir, self._run_config, may_change=self._may_change, force=self._force)
+        check_workdir(workdir, self._run_config, force=self._force, **self._changes)
         check_shared(workdir)
         keep_compiled_programs(settings.compilation_cache)
 
@@ -186,7 +188,7 @@ class Session:
             fingerprint(state)  # or the first save would wait for its compilation
             # or the first step, whose time is limited, would wait for the last to be ready
             distributed.all_gather_text("compiled", "")
-        self._progress = Progress(
+        self._rates = Rates(
             self._goodput,
             start_step=self.start_step,
             num_steps=self._num_steps,
@@ -241,12 +243,12 @@ class Session:
           bad_clips: records of this process that could not be used.
         """
         # first the numbers: a process that has died is missed there at once
-        metrics = self._health.metrics() | self._progress.report(step)
+        metrics = self._health.metrics() | self._rates.report(step)
         bad = distributed.all_gather_text("bad clips", str(bad_clips))
         metrics["bad_clips"] = sum(map(int, bad))
         if self._writer is not None:  # JSON has no word for what is not finite
             self._writer.write(step, {n: x for n, x in metrics.items() if math.isfinite(x)})
-        logger.info(self._progress.line(step, metrics))
+        logger.info(self._rates.line(step, metrics))
         self._goodput.write()
         self._on_log(step, metrics)
         return metrics
@@ -288,7 +290,7 @@ class Session:
           step: the last one.
           owed: as in `save`.
         Raises:
-          Preempted: if there is more to do, and the scheduler wants the machine.
+          Preempted: if there is more to do, and the run was asked to end; or Interrupted.
         """
         with self._watchdog.paused():
             self._health.metrics()
@@ -296,7 +298,7 @@ class Session:
                 self._checkpoints.wait()  # here, where a second signal cannot cut it short
             logger.info("%s", self._goodput.line())
         if self.preempted and (step < self._num_steps or owed):
-            raise Preempted(step)
+            raise self._preemption.error(step)
 
 
 def log_measured(step: int, measured: Mapping[str, float]) -> None:

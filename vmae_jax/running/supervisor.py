@@ -24,9 +24,8 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from vmae_jax.checkpoints import COMMIT_FILE
+from vmae_jax.checkpoints.finished_steps import newest_first
 from vmae_jax.errors import SettingError
-from vmae_jax.files.storage import is_remote, join, list_folder
 from vmae_jax.processes import exit_codes
 
 logger = logging.getLogger(__name__)
@@ -46,11 +45,11 @@ def supervise(
 ) -> int:
     """Runs a command until it is done, is asked to stop, or fails for good.
 
-    It is started again after a crash, a preemption, or death by a signal (see `exit_codes`), after
-    1, 2, 4, ... seconds. One that stands still (SIGSTOP) for a minute is killed: nothing in it can
-    end it, and the other processes of its run have left it behind. A signal to this process is
-    passed on to the command, and whatever the command makes of it, that was its last start. If this
-    process dies, so does the command.
+    It is started again after a crash, a preemption, or death by a signal other than Ctrl-C's (see
+    `exit_codes`), after 1, 2, 4, ... seconds. One that stands still (SIGSTOP) for a minute is
+    killed: nothing in it can end it, and the other processes of its run have left it behind. A
+    signal to this process is passed on to the command, and whatever the command makes of it, that
+    was its last start. If this process dies, so does the command.
 
     Args:
       command: program and arguments; the program itself, not a shell around it, which would take
@@ -109,18 +108,10 @@ def newest_step(checkpoints: str) -> int:
     0 if there is none, or the folder cannot be read just now, which then counts as no progress.
     """
     try:
-        steps = [int(name) for name in list_folder(checkpoints) if name.isdigit()]
-        for step in sorted(steps, reverse=True):
-            # as `step_folder.is_finished`, which would load jax
-            if not is_remote(checkpoints) or COMMIT_FILE in list_folder(
-                join(checkpoints, str(step))
-            ):
-                return step
-    except FileNotFoundError:
-        pass
+        return next(newest_first(checkpoints), 0)
     except Exception as error:  # stores raise what they like, and the run is more than this number
         logger.warning("%s cannot be read (%s: %s)", checkpoints, type(error).__name__, error)
-    return 0
+        return 0
 
 
 class _Runner(contextlib.ExitStack):
@@ -178,7 +169,7 @@ def _wait_while_it_moves(process: subprocess.Popen) -> None:
     if sys.platform != "linux":
         return
     events, standing = os.WEXITED | os.WSTOPPED | os.WNOWAIT, 0
-    # one whose end a signal's handler has seen is nobody's child any more
+    # a signal handler may have reaped it: `send_signal` looks whether it has ended
     with contextlib.suppress(ChildProcessError):
         while standing < MAX_STOPPED:
             # counted, not timed: where all are stopped, as by `scontrol suspend`, this one is too

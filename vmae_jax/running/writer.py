@@ -49,7 +49,7 @@ class MetricWriter:
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """One record; a crash right after loses nothing of it, in a local workdir."""
-        if (step, *metrics) in self._there:  # of an evaluation that was made up for, and lost again
+        if (step, *metrics) in self._there:  # this repeated evaluation is in the file already
             return
         self._metrics.append(json.dumps({"step": step, **metrics}).encode() + b"\n")
         self._board.write(step, metrics)
@@ -109,8 +109,8 @@ def _load_tensorboardx() -> None:
         del sys.modules["torch"]
 
 
-class Progress:
-    """Rates since the last report, and the line that shows them.
+class Rates:
+    """How fast a run goes, since the last report, and the line that shows it.
 
     Args:
       goodput: the run's clock; of its time, "steps" and "data" make the rates.

@@ -95,11 +95,11 @@ class Task(abc.ABC):
         frames = model.num_frames, data.frame_stride
         if held_out:
             transform = clip_maker.centre_view(model.frame_size, data.resize)
-            return ClipMaker(source, clip_maker.centre_frames(*frames), transform)
+            return clip_maker.ClipMaker(source, clip_maker.centre_frames(*frames), transform)
         transform = clip_maker.random_crops(
             model.frame_size, data.repeat, data.resize, data.canvas_size
         )
-        return ClipMaker(source, clip_maker.pretraining_frames(*frames), transform)
+        return clip_maker.ClipMaker(source, clip_maker.pretraining_frames(*frames), transform)
 
     def batch(self, model: VideoMAEConfig, data: Any, *, held_out: bool) -> Arrays:
         """The arrays of a group that go to the devices; what else the samples have stays behind.

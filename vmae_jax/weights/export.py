@@ -28,6 +28,10 @@ _WEIGHTS = re.compile(r"(model|pytorch_model)(-\d+-of-\d+)?\.(safetensors|bin)(\
 _UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 
+class DestinationTaken(SettingError, FileExistsError):
+    """What would be written over is something else."""
+
+
 def class_of(core: VideoMAE) -> str:
     """The name of the documented class that has the parts of a model."""
     parts = {path.split("/")[0] for path in layouts.parameters(core)}
@@ -155,12 +159,12 @@ def save_run(core: VideoMAE, directory: str | os.PathLike) -> None:
     """Writes the parameters as a checkpoint of ours, with fingerprints: `<directory>/0`.
 
     Raises:
-      FileExistsError: if there is one already.
+      DestinationTaken: if there is one already.
     """
-    from vmae_jax.checkpoints import checkpoint, saving  # loads Orbax and TensorStore
+    from vmae_jax.checkpoints import finished_steps, saving  # loads Orbax and TensorStore
 
-    if checkpoint.find_step(directory) is not None:
-        raise FileExistsError(f"{directory} holds a checkpoint already; give another folder.")
+    if finished_steps.find_step(directory) is not None:
+        raise DestinationTaken(f"{directory} holds a checkpoint already; give another folder.")
     checkpoints = saving.Checkpoints(directory, keep=1)
     checkpoints.save({"params": layouts.parameters(core)}, 0, {"model": core.config.to_dict()})
     checkpoints.wait()

@@ -160,7 +160,7 @@ class Layout(NamedTuple):
       name: for people, and `inspect --json`.
       rows: the table.
       signature: a tensor that every file of this layout has, and no file of another.
-      canonical: the name in `rows` of a tensor as some file has it.
+      canonical: maps a file's tensor name to the name in `rows`.
     """
 
     name: str

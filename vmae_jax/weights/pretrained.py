@@ -81,7 +81,8 @@ def compare(
     for row in stored.layout.rows:
         part = row.path.split("/")[0]
         if row.path not in ours:
-            if parts is not None or part in _MAY_BE_DROPPED - our_parts:
+            left_out = parts is not None and part not in parts
+            if left_out or part in _MAY_BE_DROPPED - our_parts:
                 prefixes = tuple(name.split("{i}")[0] for name in row.foreign)
                 gone = {name for name in unused if name.startswith(prefixes)}
                 dropped |= {part} if gone else set()
@@ -149,7 +150,7 @@ def outline(
     """The model that `load` would fill: shapes only, however large they are.
 
     Raises:
-      ValueError: for changes that cannot work; SettingError for sizes that no array has.
+      SettingError: for changes that cannot work, and for sizes that no array has.
     """
     if classifier and stored.layout is layouts.OFFICIAL_PRETRAINING:
         changes = {"use_mean_pooling": True, **changes}  # as the official fine-tuning has it

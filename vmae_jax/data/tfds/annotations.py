@@ -50,9 +50,10 @@ def read_video_folder(videos: str, lists: str, *, list_format: str = "path_label
 def read_kinetics400(videos: str, lists: str, *, list_format: str = "path_label") -> Splits:
     """By the published tables, or by lists as `read_video_folder` where those are given.
 
-    A table has a header with label, youtube_id, time_start, time_end and mostly split. The video is
-    `ID_START_END`, six digits each, of any extension and anywhere below `videos`, as downloaders
-    name it; it is cut to these times already. Classes are numbered in the order of their names.
+    A table has a header with label, youtube_id, time_start, time_end and mostly split. Its
+    video is the file `ID_START_END`, six digits each, with any extension and anywhere below
+    `videos`, as downloaders name the part between the two times. Classes are numbered in the order
+    of their names.
 
     Args:
       videos, lists, list_format: as in `read_video_folder`.

@@ -31,7 +31,8 @@ class FrameNames:
       template: a name with a place for the number, "img_{:05}.jpg"; None takes all pictures, sorted
         by the numbers in their names.
       first_number: the number of frame 0 in the template.
-      num_frames: with a template, how many there are, without looking; None looks.
+      num_frames: with a template, how many frames there are; None counts them, up to the first gap
+        in the numbers.
     Raises:
       SettingError: for a rate that is not positive, or a template that is none.
     """

@@ -35,9 +35,9 @@ class VideoPackets:
       format, codec: FFmpeg's names of the container ("mov,mp4,...") and the decoder.
       size: (height, width) in pixels by the header, before rotation.
       pts, dts: of each packet, in ticks of stream.time_base; None where unknown.
-      is_key: of each packet, flagged as a place to start decoding.
-      is_shown: of each packet, gives a frame (others are needed only to decode later ones).
-      is_trimmed: an edit list cuts some frames away.
+      is_key: for each packet, whether the file calls it a place to start decoding.
+      is_shown: for each packet, whether it gives a frame; others only help to decode later ones.
+      is_trimmed: whether an edit list cuts some frames away.
       index: of the frames; None if the packets do not say surely which there are.
     Raises:
       VideoError: for a file that may not be opened, has no video, or ends early.

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import pathlib
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -14,17 +12,12 @@ import time
 import jax
 import numpy as np
 import pytest
-from jax.sharding import NamedSharding, PartitionSpec
+from process_group import ENVIRONMENT, free_port
+from sharded_state import make_state, on_mesh, same, template
 
-from vmae_jax.checkpoints import checkpoint, saving
+from vmae_jax.checkpoints import finished_steps, restoring, saving
 from vmae_jax.checkpoints.fingerprints import fingerprint
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-ENVIRONMENT = {
-    **os.environ,
-    "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}",
-    "JAX_PLATFORMS": "cpu",
-}
 DEADLINE = 120  # seconds for all processes of one start
 
 PREAMBLE = """
@@ -41,8 +34,8 @@ logging.basicConfig(format="LOG %(message)s", stream=sys.stdout, level=logging.I
 for name in ("absl", "jax"):
     logging.getLogger(name).setLevel(logging.WARNING)
 import numpy as np
-from test_checkpoint_processes import make_state, on_mesh, template, same
-from vmae_jax.checkpoints import checkpoint, orbax_files, saving
+from sharded_state import make_state, on_mesh, template, same
+from vmae_jax.checkpoints import finished_steps, loading, orbax_files, restoring, saving
 from orbax.checkpoint._src.path import async_path
 mesh = jax.sharding.Mesh(np.asarray(jax.devices()), ("data",))
 def tell(**facts):
@@ -50,52 +43,9 @@ def tell(**facts):
 """
 
 
-def make_state(seed: int) -> dict[str, np.ndarray]:
-    """On the host; the first axis of "kernel" is to be split over the devices."""
-    rng = np.random.default_rng(seed)
-    return {
-        "kernel": rng.standard_normal((8, 300, 41)).astype(np.float32),
-        "bias": rng.standard_normal(41).astype(np.float32),
-        "step": np.asarray(seed, np.int32),
-    }
-
-
-def shardings(mesh: jax.sharding.Mesh) -> dict[str, NamedSharding]:
-    whole = NamedSharding(mesh, PartitionSpec())
-    return {"kernel": NamedSharding(mesh, PartitionSpec("data")), "bias": whole, "step": whole}
-
-
-def on_mesh(state: dict[str, np.ndarray], mesh: jax.sharding.Mesh) -> dict[str, jax.Array]:
-    return {
-        name: jax.make_array_from_callback(
-            state[name].shape, sharding, lambda index, name=name: state[name][index]
-        )
-        for name, sharding in shardings(mesh).items()
-    }
-
-
-def template(mesh: jax.sharding.Mesh) -> dict[str, jax.ShapeDtypeStruct]:
-    state = make_state(0)
-    return {
-        name: jax.ShapeDtypeStruct(state[name].shape, state[name].dtype, sharding=sharding)
-        for name, sharding in shardings(mesh).items()
-    }
-
-
-def same(state: dict[str, jax.Array], expected: dict[str, np.ndarray]) -> bool:
-    """Whether each process holds, bit for bit, its parts of what was made on the host."""
-    return all(
-        np.array_equal(np.asarray(shard.data), expected[name][shard.index])
-        for name, array in state.items()
-        for shard in array.addressable_shards
-    )
-
-
 def run_processes(script: str, *arguments: object, count: int = 2, devices: int = 2) -> list[str]:
     """The output of each; all have to end well, and in time."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     flags = f"--xla_force_host_platform_device_count={devices}"
     processes = [
         subprocess.Popen(
@@ -131,15 +81,31 @@ checkpoints = saving.Checkpoints(here / "two", keep=3)
 for step in (10, 20, 30):
     checkpoints.save(on_mesh(make_state(step), mesh), step, {"config": {}})
 checkpoints.wait()
-restored = checkpoint.restore_newest(here / "one", template(mesh))  # of a single process
+restored = restoring.restore_newest(here / "one", template(mesh))  # of a single process
 tell(step=restored.step, same=same(restored.state, make_state(7)))
+
+# a part that it lacks starts as a copy of another, which lies otherwise, on the devices of both
+whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+kernel = template(mesh)["kernel"]
+like = {**template(mesh), "ema": jax.ShapeDtypeStruct(kernel.shape, kernel.dtype, sharding=whole)}
+count = jax.ShapeDtypeStruct((), np.int32, sharding=whole)
+restored = loading.restore(
+    here / "one" / "7", {**like, "count": count}, optional={"ema": "kernel", "count": 3}
+)
+ema, count = restored.state.pop("ema"), restored.state.pop("count")
+tell(
+    same=same(restored.state, make_state(7)),
+    ema=same({"kernel": ema}, make_state(7)) and ema.sharding == whole,
+    count=int(count.addressable_data(0)),
+    started=restored.started,
+)
 """
 
 EIGHT_DEVICES = """
 checkpoints = saving.Checkpoints(here / "eight", keep=1)
 checkpoints.save(on_mesh(make_state(8), mesh), 8, {})
 checkpoints.wait()
-restored = checkpoint.restore_newest(here / "one", template(mesh))
+restored = restoring.restore_newest(here / "one", template(mesh))
 shards = restored.state["kernel"].addressable_shards
 tell(step=restored.step, same=same(restored.state, make_state(7)), shards=len(shards),
      rows=[s.data.shape[0] for s in shards])
@@ -152,9 +118,9 @@ def read_tree(path, like, original=orbax_files.read_tree):
     return original(path, like)
 orbax_files.read_tree = read_tree
 began = time.monotonic()
-restored = checkpoint.restore_newest(here / "two", template(mesh))
+restored = restoring.restore_newest(here / "two", template(mesh))
 tell(step=restored.step, same=same(restored.state, make_state(10)),
-     seconds=time.monotonic() - began, steps=checkpoint.saved_steps(here / "two"))
+     seconds=time.monotonic() - began, steps=finished_steps.saved_steps(here / "two"))
 
 # one of them cannot write any more: the files of a state are larger than this
 checkpoints = saving.Checkpoints(here / "two", keep=3)
@@ -177,7 +143,7 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 began = time.monotonic()
 checkpoints.save(on_mesh(make_state(50), mesh), 50, {})
 checkpoints.wait()
-tell(steps=checkpoint.saved_steps(here / "two"), seconds=time.monotonic() - began,
+tell(steps=finished_steps.saved_steps(here / "two"), seconds=time.monotonic() - began,
      left=sorted(p.name for p in (here / "two").iterdir() if not p.name.isdigit()))
 """
 
@@ -191,14 +157,22 @@ def saved(tmp_path_factory) -> pathlib.Path:
     checkpoints.save(on_mesh(make_state(7), mesh), 7, {})
     checkpoints.wait()
     for output in run_processes(SAVE, here):
-        assert facts(output) == [{"step": 7, "same": True}]
+        assert facts(output) == [
+            {"step": 7, "same": True},
+            {
+                "same": True,
+                "ema": True,
+                "count": 3,
+                "started": ["ema as a copy of kernel", "count as 3"],
+            },
+        ]
     return here
 
 
 def test_what_two_processes_save_one_restores(saved):
     mesh = jax.sharding.Mesh(np.asarray(jax.devices()[:1]), ("data",))
-    assert checkpoint.saved_steps(saved / "two") == [10, 20, 30]
-    restored = checkpoint.restore_newest(saved / "two", template(mesh))
+    assert finished_steps.saved_steps(saved / "two") == [10, 20, 30]
+    restored = restoring.restore_newest(saved / "two", template(mesh))
     assert restored.step == 30
     assert same(restored.state, make_state(30))
 
@@ -229,7 +203,7 @@ def test_eight_devices_and_one(saved):
     (output,) = run_processes(EIGHT_DEVICES, saved, count=1, devices=8)
     assert facts(output) == [{"step": 7, "same": True, "shards": 8, "rows": [1] * 8}]
     mesh = jax.sharding.Mesh(np.asarray(jax.devices()[:1]), ("data",))
-    restored = checkpoint.restore_newest(saved / "eight", template(mesh))
+    restored = restoring.restore_newest(saved / "eight", template(mesh))
     assert restored.step == 8
     assert same(restored.state, make_state(8))
     assert restored.info["fingerprint"] == fingerprint(on_mesh(make_state(8), mesh))

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from checkpoint_damage import KINDS, Damage, all_damages
 
-from vmae_jax.checkpoints import checkpoint, saving
+from vmae_jax.checkpoints import restoring, saving
 
 STEPS = (10, 20)
 
@@ -66,7 +66,7 @@ def survive(saved: pathlib.Path, copy: pathlib.Path, damage: Damage) -> tuple[st
     handler.emit = lambda record: lines.append(record.getMessage())
     logging.getLogger().addHandler(handler)
     try:
-        restored = checkpoint.restore_newest(copy, template())
+        restored = restoring.restore_newest(copy, template())
     finally:
         logging.getLogger().removeHandler(handler)
     assert restored is not None, damage
