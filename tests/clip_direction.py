@@ -86,8 +86,8 @@ class ClipDirection(Task):
         config = model.config
         video = sharding.split_clips(batch["video"])
         pixels = scale_pixels(patchify(video, config.tubelet_size, config.patch_size))
-        encoded = model.encode(normalize(pixels, config), key=keys)
-        return model.classify(encoded.tokens, key=keys)
+        encoded = model.encode(normalize(pixels, config), keys=keys)
+        return model.classify(encoded.tokens, keys=keys)
 
 
 def _turned(frames, rng, *, both, repeat):

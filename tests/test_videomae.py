@@ -36,6 +36,8 @@ NUM_VISIBLE = 4
 
 pytestmark = pytest.mark.usefixtures("hasty_compiler")
 
+KEYS = jax.random.split(jax.random.key(0), 2)
+
 
 def make_model(config=CONFIG, compute=Compute(), seed=0, **parts):
     """With a random number for every parameter, so that none can be forgotten; compiles nothing."""
@@ -55,11 +57,11 @@ def tubelets_for(config=CONFIG, batch_size=2):
 
 
 @functools.partial(jax.jit, static_argnames=("hidden", "probs"))
-def encode(model, tubelets, visible=None, *, key=None, head_mask=None, hidden=False, probs=False):
+def encode(model, tubelets, visible=None, *, keys=None, head_mask=None, hidden=False, probs=False):
     return model.encode(
         tubelets,
         visible,
-        key=key,
+        keys=keys,
         head_mask=head_mask,
         output_hidden_states=hidden,
         output_attentions=probs,
@@ -67,8 +69,8 @@ def encode(model, tubelets, visible=None, *, key=None, head_mask=None, hidden=Fa
 
 
 @jax.jit
-def decode(model, tokens, mask, key=None):
-    return model.decode(tokens, mask, key=key)
+def decode(model, tokens, mask, keys=None):
+    return model.decode(tokens, mask, keys=keys)
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3))
@@ -349,7 +351,7 @@ def test_head_dropout_acts_on_the_pooled_features():
     config = CONFIG.replace(num_labels=0, head_dropout_prob=rate)
     model = make_model(config, classifier=True)
     tokens = jnp.ones((500, 1, 8))
-    features = np.asarray(model.classify(tokens, key=jax.random.key(0)))
+    features = np.asarray(model.classify(tokens, keys=jax.random.split(jax.random.key(0), 500)))
     assert set(np.unique(features)) == {0, 2}
     assert abs((features == 0).mean() - rate) < 4 * np.sqrt(rate * (1 - rate) / features.size)
     np.testing.assert_array_equal(model.classify(tokens), np.ones((500, 8)))
@@ -363,14 +365,14 @@ def test_random_numbers_need_a_key(part):
     # that a clip's are the same in any micro-batch, tests/test_pretraining.py shows for the loss
     config = CONFIG.replace(hidden_dropout_prob=0.2, drop_path_rate=0.4)
 
-    def output(model, key=None):
+    def output(model, keys=None):
         if part == "encoder":
-            return encode(model, tubelets_for(), MASK.visible, key=key).tokens
-        return decode(model, encoded(), MASK, key)
+            return encode(model, tubelets_for(), MASK.visible, keys=keys).tokens
+        return decode(model, encoded(), MASK, keys)
 
     evaluated = output(make_model(config, decoder=True))
     np.testing.assert_allclose(evaluated, output(make_model(decoder=True)), atol=1e-5)
-    drawn = output(make_model(config, decoder=True), jax.random.key(0))
+    drawn = output(make_model(config, decoder=True), KEYS)
     assert not np.allclose(drawn, evaluated, atol=1e-2)
 
 
@@ -401,7 +403,7 @@ def model_keys(model, part):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("vmae_jax.videomae.run_blocks", spy)
         if part == "encoder":
-            model.encode(jnp.asarray(tubelets_for()), key=jax.random.key(0))
+            model.encode(jnp.asarray(tubelets_for()), keys=KEYS)
         else:
-            model.decode(encoded(), MASK, key=jax.random.key(0))
+            model.decode(encoded(), MASK, keys=KEYS)
     return seen[0]

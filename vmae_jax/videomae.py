@@ -27,11 +27,9 @@ from vmae_jax.vit import (
 )
 
 
-def _purpose_keys(key: jax.Array | None, batch_size: int, purpose: int) -> jax.Array | None:
+def _purpose_keys(keys: jax.Array | None, purpose: int) -> jax.Array | None:
     """Keys [B], different for encoder (0), decoder (1) and head (2); None stays None."""
-    if key is None:
-        return None
-    return randomness.fold_in(randomness.clip_keys(key, batch_size), purpose)
+    return None if keys is None else randomness.fold_in(keys, purpose)
 
 
 class Encoded(NamedTuple):
@@ -130,7 +128,7 @@ class VideoMAE(nnx.Module):
         tubelets: jax.Array,
         visible: jax.Array | None = None,
         *,
-        key: jax.Array | None = None,
+        keys: jax.Array | None = None,
         head_mask: jax.Array | None = None,
         output_hidden_states: bool = False,
         output_attentions: bool = False,
@@ -140,7 +138,7 @@ class VideoMAE(nnx.Module):
         Args:
           tubelets: [B, N, P], normalised pixels in the order (time, row, column, channel).
           visible: int32 [B, N_vis], `Mask.visible`; None for all tokens.
-          key: one PRNG key or one per clip, for dropout and drop path; None means evaluation.
+          keys: PRNG keys [B], one per clip, for dropout and drop path; None means evaluation.
           head_mask: [depth, heads], factors of the attention probabilities.
         Raises:
           ValueError: if `tubelets` has another number of tokens or of values than the model's.
@@ -152,7 +150,7 @@ class VideoMAE(nnx.Module):
                 f"tubelets have shape {tubelets.shape}, but this model takes "
                 f"(batch, {c.num_tokens}, {c.tubelet_values})."
             )
-        keys = _purpose_keys(key, len(tubelets), 0)
+        keys = _purpose_keys(keys, 0)
         positions = self._positions(c.hidden_size)
         if visible is not None:
             tubelets = take_tokens(tubelets, visible)  # [B, N_vis, P]
@@ -174,7 +172,7 @@ class VideoMAE(nnx.Module):
             hidden = jnp.concatenate([hidden, x[None]])
         return Encoded(x if c.use_mean_pooling else self.layernorm(x), hidden, probs)
 
-    def decode(self, tokens: jax.Array, mask: Mask, *, key: jax.Array | None = None) -> jax.Array:
+    def decode(self, tokens: jax.Array, mask: Mask, *, keys: jax.Array | None = None) -> jax.Array:
         """Predicted target values of the hidden tokens, [B, N_mask, P] in the compute dtype.
 
         The decoder sees the encoded tokens followed by the mask tokens, each with its position.
@@ -182,11 +180,11 @@ class VideoMAE(nnx.Module):
         Args:
           tokens: [B, N_vis, D], encoded.
           mask: the one that was used to encode.
-          key: as in `encode`; the decoder draws other numbers from it.
+          keys: as in `encode`; the decoder draws other numbers from them.
         Source: VideoMAE, section 3.3; PretrainVisionTransformer of the official code.
         """
         c = self.config
-        keys = _purpose_keys(key, len(tokens), 1)
+        keys = _purpose_keys(keys, 1)
         positions = self._positions(c.decoder_hidden_size)
         with jax.default_matmul_precision(self.compute.precision):
             seen = self.encoder_to_decoder(tokens) + positions[mask.visible]
@@ -203,20 +201,20 @@ class VideoMAE(nnx.Module):
             x = x[:, mask.visible.shape[1] :]  # [B, N_mask, D_dec]
             return self.decoder_head(self.decoder_norm(x))
 
-    def classify(self, tokens: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
+    def classify(self, tokens: jax.Array, *, keys: jax.Array | None = None) -> jax.Array:
         """Logits [B, num_labels]; the pooled features [B, D] if the model has no classes.
 
         Args:
           tokens: [B, N, D], encoded: their mean is classified, or, without `use_mean_pooling`, the
             first one (there is no class token: it is the tubelet at the top left of the first
             frames).
-          key: as in `encode`, for the dropout before the classifier.
+          keys: as in `encode`, for the dropout before the classifier.
         Source: VisionTransformer of the official modeling_finetune.py.
         """
         c = self.config
         x = self.fc_norm(tokens.mean(axis=1)) if c.use_mean_pooling else tokens[:, 0]
-        if key is not None and c.head_dropout_prob > 0:
-            keys = _purpose_keys(key, len(tokens), 2)
+        if keys is not None and c.head_dropout_prob > 0:
+            keys = _purpose_keys(keys, 2)
             x = randomness.dropout(x, c.head_dropout_prob, keys, x.shape[1:])
         if c.num_labels == 0:
             return x

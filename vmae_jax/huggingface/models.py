@@ -45,7 +45,7 @@ _compiled = functools.partial(
 def _encode(core: VideoMAE, pixel_values, visible, head_mask, key, shown) -> Encoded:
     video = jnp.moveaxis(pixel_values, 2, -1)  # [B, T, H, W, C]
     tubelets = patchify(video, core.config.tubelet_size, core.config.patch_size)
-    return core.encode(tubelets, visible, key=key, head_mask=head_mask, **shown)
+    return core.encode(tubelets, visible, keys=key, head_mask=head_mask, **shown)
 
 
 @_compiled
@@ -56,7 +56,7 @@ def _features(core, pixel_values, visible, head_mask, key, **shown):
 @_compiled
 def _pretraining(core, pixel_values, mask, head_mask, key, **shown):
     encoded = _encode(core, pixel_values, mask.visible, head_mask, key, shown)
-    logits = core.decode(encoded.tokens, mask, key=key)
+    logits = core.decode(encoded.tokens, mask, keys=key)
     video = jnp.moveaxis(pixel_values, 2, -1)
     tubelets = patchify(video, core.config.tubelet_size, core.config.patch_size)
     pixels = denormalize(take_tokens(tubelets, mask.masked), core.config)
@@ -66,7 +66,7 @@ def _pretraining(core, pixel_values, mask, head_mask, key, **shown):
 @_compiled
 def _classification(core, pixel_values, head_mask, key, **shown):
     encoded = _encode(core, pixel_values, None, head_mask, key, shown)
-    return core.classify(encoded.tokens, key=key), encoded
+    return core.classify(encoded.tokens, keys=key), encoded
 
 
 def _unstack(stacked: jax.Array | None) -> tuple[jax.Array, ...] | None:

@@ -94,8 +94,8 @@ class Pretraining(Task):
 
         if drop_keys is not None:
             drop_keys = randomness.fold_in(drop_keys, 1)
-        encoded = model.encode(normalize(pixels, config), mask.visible, key=drop_keys)
-        predictions = model.decode(encoded.tokens, mask, key=drop_keys)  # [B, N_mask, P]
+        encoded = model.encode(normalize(pixels, config), mask.visible, keys=drop_keys)
+        predictions = model.decode(encoded.tokens, mask, keys=drop_keys)  # [B, N_mask, P]
         targets = pixel_targets(take_tokens(pixels, mask.masked), config)
         return mean_loss(predictions, targets, self._loss, axis=(1, 2))
 
