@@ -20,6 +20,7 @@ import gcs_server
 import jax
 import jax.numpy as jnp
 import numpy as np
+import old_runs
 import pytest
 import tiny
 import video_corpus
@@ -39,7 +40,7 @@ from vmae_jax.evaluators.evaluator import Context
 from vmae_jax.evaluators.held_out import HeldOut
 from vmae_jax.processes.exit_codes import SETTINGS, exit_code
 from vmae_jax.running.compilation import compile_step
-from vmae_jax.running.run_control import Preempted, Preemption
+from vmae_jax.running.run_control import Interrupted, Preempted, Preemption
 from vmae_jax.running.workdir import WorkdirMismatch
 from vmae_jax.running.workdir_lock import WorkdirInUse, lock_workdir
 from vmae_jax.tasks import make_task
@@ -364,6 +365,72 @@ def test_a_preempted_run_saves_ends_with_75_and_loses_no_step(finished, tmp_path
     assert (tmp_path / "checkpoints" / str(last) / "_CHECKPOINT_METADATA").exists()
     loop.train(tiny_config(), str(tmp_path))
     assert read_losses(tmp_path) == read_losses(finished[0])
+
+
+def test_ctrl_c_saves_says_so_in_one_line_and_ends_with_130(finished, tmp_path):
+    process = subprocess.Popen(
+        [*command(tmp_path), "--supervise=3"],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=ENVIRONMENT,
+    )  # fmt: skip
+    wait_for_step(tmp_path, 5, process)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=100)
+    assert process.returncode == 130, output[-3000:]
+    last = max(step for step, _ in read_losses(tmp_path))
+    assert last < NUM_STEPS
+    (line,) = [line for line in output.splitlines() if "saved at step" in line]
+    assert f"saved at step {last}" in line
+    assert "Traceback" not in output
+    assert "restart" not in output
+    loop.train(tiny_config(), str(tmp_path))
+    assert read_losses(tmp_path) == read_losses(finished[0])
+
+
+def test_ctrl_c_in_a_notebook_leaves_its_process_alive_to_go_on(finished, tmp_path):
+    def interrupt(step, metrics):
+        if step == 5:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(
+        Interrupted, match=r"saved at step \d+; the same command goes on from there"
+    ):
+        loop.train(tiny_config(), str(tmp_path), on_log=interrupt)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    loop.train(tiny_config(), str(tmp_path))
+    assert read_losses(tmp_path) == read_losses(finished[0])
+
+
+def old_config(**changes):
+    """Of the runs in data/old_runs, as options are called today; see the README there."""
+    config = demo.get_config()
+    config.update_from_flattened_dict({
+        "seed": 3, "model.image_size": (16, 16), "model.patch_size": 4, "model.num_frames": 4,
+        "model.hidden_size": 4, "model.num_hidden_layers": 2, "model.num_attention_heads": 2,
+        "model.intermediate_size": 8, "model.decoder_hidden_size": 4,
+        "model.decoder_num_hidden_layers": 1, "model.decoder_num_attention_heads": 2,
+        "model.decoder_intermediate_size": 8, "model.drop_path_rate": 0.1, "data.batch_size": 4,
+        "data.cache_size": (20, 20), "pretraining.mask_ratio": 0.75, "schedule.num_steps": 12,
+        "schedule.warmup_steps": 3, "run.log_every_steps": 1, "evals.held_out.every_steps": 6,
+        "run.save_every_steps": 4, "run.keep_checkpoints": 9,
+        "evals.reconstructions.every_steps": 0, **changes,
+    })  # fmt: skip
+    return config
+
+
+@pytest.mark.parametrize("number", old_runs.FORMATS)
+def test_a_run_of_older_code_goes_on_to_the_losses_that_it_had(number, tmp_path):
+    old_runs.unpack(number, tmp_path)
+    loop.train(old_config(), str(tmp_path))
+    found, expected = read_losses(tmp_path), old_runs.losses(number)
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():  # bit by bit on the machine and versions that wrote them
+        assert found[name] == pytest.approx(value, rel=1e-5), name
+
+
+def test_a_run_of_older_code_is_refused_with_another_mask_ratio(tmp_path):
+    old_runs.unpack(2, tmp_path)
+    with pytest.raises(WorkdirMismatch, match=r"pretraining\.mask_ratio: 0\.75 -> 0\.5"):
+        loop.train(old_config(**{"pretraining.mask_ratio": 0.5}), str(tmp_path))
 
 
 def test_a_run_on_a_bucket_is_started_again_and_ends_the_same(finished):
