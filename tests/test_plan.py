@@ -130,7 +130,7 @@ def test_what_is_not_known_is_said(v5e):
         report = planning.report(chips.topology("v5e:2x2"), v5e["config"], [], outcome)
         text = plan_text.text(report)
         assert words in text
-        assert "frozen parameters           0.50" in text
+        assert "frozen parameters 0.50" in " ".join(text.split())
         assert "network in a slice not known" in text
         assert "step and run: not known" in text
         assert "fits" in text  # memory is known all the same
@@ -192,6 +192,12 @@ def test_a_bug_while_compiling_keeps_its_traceback(tmp_path, monkeypatch):
     monkeypatch.setattr(planning, "compile_step", lambda *_: found)
     with pytest.raises(RuntimeError, match=r"(?s)Traceback .* in facts.*contracting dimensions"):
         plan("cpu:1", tmp_path / "x.json")
+
+
+def test_a_program_that_cannot_be_read_leaves_the_network_unknown():
+    found = ahead_of_time.network("hello", chips.topology("cpu:4"))
+    assert found["collectives"] is None
+    assert "has no ENTRY" in found["unread"]
 
 
 def test_a_compiler_that_dies_is_told_in_one_line(tmp_path, monkeypatch, capsys):

@@ -132,7 +132,7 @@ def topology(name: str, num_slices: int = 1) -> Topology:
       name: chip and size of a slice: "v5e:16x16", "v5p:4x4x4", "h200:8", "cpu:8".
       num_slices: how many of them.
     Raises:
-      ValueError: if there is no such machine; says what there is.
+      SettingError: if there is no such machine; says what there is.
     """
     chip_name, _, size = name.partition(":")
     chip = CHIPS.get(chip_name)
