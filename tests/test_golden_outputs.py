@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hub_server import repository
-from test_documented_examples import (
+from original_files import (
     files_of,
     random_model,
     run_python,
