@@ -1,11 +1,14 @@
 """A Hugging Face hub on this machine, with as much of its protocol as huggingface_hub needs.
 
+It takes commits too, from the bearers of the tokens in `writers`.
+
 Small files are answered at once. Weights are, as on the real hub, a redirection to another host
 that carries their size and hash, so that the library's way of fetching large files is what runs.
 """
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import dataclasses
 import hashlib
@@ -46,6 +49,7 @@ class Hub(http.server.ThreadingHTTPServer):
     """Attributes:
     repositories: id -> Repository; may be changed at any time.
     requests: (method, path) of each request so far.
+    writers: token -> organisation that its bearer may write to.
     cut: names of files of which only the first half is sent before the connection closes; when
       asked again, the hub fails with status 503.
     short: names of files of which only the first half is sent, as if it were all.
@@ -58,6 +62,7 @@ class Hub(http.server.ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.repositories: dict[str, Repository] = {}
         self.requests: list[tuple[str, str]] = []
+        self.writers: dict[str, str] = {}
         self.cut: set[str] = set()
         self.short: set[str] = set()
         self.broken = False
@@ -90,6 +95,62 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def log_message(self, *args):
         pass
+
+    def do_POST(self):
+        """Makes repositories and branches, and takes commits, whose files come with them."""
+        path = urlsplit(self.path).path
+        self.server.requests.append((self.command, path))
+        content = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        parts = [unquote(part) for part in path.strip("/").split("/")]
+        namespace = self.server.writers.get(
+            (self.headers.get("Authorization") or "").removeprefix("Bearer ")
+        )
+        if self.server.broken:
+            return self._refuse(500, "", "something is broken")
+        if namespace is None:
+            return self._refuse(401, "", "Invalid username or password.")
+        if parts == ["api", "repos", "create"]:
+            asked = json.loads(content)
+            repo_id = f"{asked.get('organization') or namespace}/{asked['name']}"
+        else:
+            repo_id = "/".join(parts[2:4])
+        if repo_id.split("/")[0] != namespace:
+            return self._refuse(403, "", "You don't have the rights to create this model.")
+        if parts == ["api", "repos", "create"]:
+            answer = {"url": f"{self.server.url}/{repo_id}"}
+            exists = repo_id in self.server.repositories
+            if not exists:
+                self.server.repositories[repo_id] = repository({})
+            return self._answer_json(answer, status=409 if exists else 200)
+        refs = self.server.repositories[repo_id].refs
+        kind, revision = parts[4:6]
+        if kind == "branch":
+            refs[revision] = refs["main"]
+            return self._answer_json({})
+        if kind == "preupload":
+            files = [{**file, "uploadMode": "regular"} for file in json.loads(content)["files"]]
+            return self._answer_json({"files": [{**f, "shouldIgnore": False} for f in files]})
+        return self._commit(repo_id, revision, list(map(json.loads, content.splitlines())))
+
+    def _commit(self, repo_id, revision, lines):
+        found = self.server.repositories[repo_id]
+        summary = next(line["value"]["summary"] for line in lines if line["key"] == "header")
+        files = dict(found.commits[found.refs[revision]])
+        for line in lines:
+            if line["key"] == "file":
+                files[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
+        sha = commit_hash(f"{summary} {len(found.commits)}")
+        found.commits[sha] = files
+        answer = {"commitUrl": f"{self.server.url}/{repo_id}/commit/{sha}", "commitOid": sha}
+        if "create_pr=1" in urlsplit(self.path).query:
+            answer["pullRequestUrl"] = f"{self.server.url}/{repo_id}/discussions/1"
+            found.refs["refs/pr/1"] = sha
+        else:
+            found.refs[revision] = sha
+        self._answer_json(answer)
+
+    def _answer_json(self, answer, status=200):
+        self._answer(status, {"Content-Type": "application/json"}, json.dumps(answer).encode())
 
     def do_HEAD(self):
         self.do_GET()
@@ -170,5 +231,5 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
-        if self.command == "GET":
+        if self.command != "HEAD":
             self.wfile.write(content)

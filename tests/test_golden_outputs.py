@@ -14,7 +14,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hub_server import repository
-from small_hub import files_of, random_model, run_python, running_hub, their_processor
+from original_files import (
+    files_of,
+    random_model,
+    run_python,
+    running_hub,
+    their_processor,
+)
 
 from vmae_jax import (
     VideoMAEForPreTraining,

@@ -293,8 +293,9 @@ def _plain_upload_errors(repo_id: str):
                 f"the hub does not let you write to {target} (status {status}); give a token that "
                 f"may by {_LOGIN}, or choose another repo_id."
             ) from error
+        said = f", {error.server_message}" if error.server_message else ""
         raise ConnectionError(
-            f"the hub refused what was pushed to {target} (status {status}): {error}; {otherwise}."
+            f"the hub refused what was pushed to {target} (status {status}{said}); {otherwise}."
         ) from error
     except errors.HTTPError as error:
         raise ConnectionError(

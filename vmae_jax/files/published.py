@@ -67,8 +67,8 @@ class Published:
             self.push_to_hub(**{"repo_id": name, **push_options}, **save_options)
         elif push_options:
             raise SettingError(
-                f"{', '.join(push_options)} is no option of save_pretrained without "
-                "push_to_hub=True."
+                f"{', '.join(push_options)} is no option of save_pretrained; those of push_to_hub "
+                "are, with push_to_hub=True."
             )
 
 

@@ -1,4 +1,4 @@
-"""Small models of transformers on a hub on this machine, and processes that use it."""
+"""Files as transformers writes them, a hub that has them, and processes that ask it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import hub_server
 
 import vmae_jax
 
-# What the examples rely on is as published: 16 frames of 224 x 224 pixels, 1568 tokens.
+# What users rely on is as published: 16 frames of 224 x 224 pixels, 1568 tokens.
 SMALL = {
     "hidden_size": 32,
     "num_hidden_layers": 1,
