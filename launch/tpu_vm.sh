@@ -23,7 +23,7 @@ case "${1:-}" in
     git archive --format=tar.gz --output="$archive" HEAD
     gcloud compute tpus tpu-vm scp "$archive" "$TPU:vmae_jax.tar.gz" --zone="$ZONE" --worker=all
     on_all_hosts 'rm -rf vmae_jax && mkdir vmae_jax && tar -xzf vmae_jax.tar.gz -C vmae_jax &&
-      python3 -m venv venv && venv/bin/pip install --quiet "./vmae_jax[tpu]" gcsfs'
+      python3 -m venv venv && venv/bin/pip install --quiet "./vmae_jax[tpu,data,gcs]"'
     ;;
   start)
     config=${2:?the configuration, as configs/demo.py}

@@ -44,8 +44,8 @@ def test_a_set_is_not_built_over_another(listed):
     ("package", "options", "install"),
     [
         ("apache_beam", {"beam_options": ""}, r"vmae_jax\[beam\]"),
-        ("tensorflow_datasets", {}, "vmae_jax"),
-        ("array_record", {}, "vmae_jax"),
+        ("tensorflow_datasets", {}, r"vmae_jax\[tfds\]"),
+        ("array_record", {}, r"vmae_jax\[tfds\]"),
     ],
 )
 def test_a_missing_package_is_named(listed, monkeypatch, package, options, install):

@@ -45,7 +45,8 @@ def remote_path(address: str) -> epath.Path:
         ) from error
     except ImportError as error:
         raise MissingPackage(
-            f"path={address!r} needs a package that is not installed ({error})."
+            f"path={address!r} needs a package that is not installed ({error}); for gs:// run "
+            "`pip install vmae_jax[gcs]`."
         ) from error
 
 

@@ -40,7 +40,9 @@ class JpegReader(VideoReader):
         frame_phase: int,
     ):
         self._part, self._name = part, name
-        simplejpeg = import_package("simplejpeg", "a prepared data set of JPEG frames")
+        simplejpeg = import_package(
+            "simplejpeg", "a prepared data set of JPEG frames", install="vmae_jax[data]"
+        )
         self._decode_jpeg = simplejpeg.decode_jpeg
         self.num_frames, self.fps = num_frames, fps
         self.height, self.width = size

@@ -180,7 +180,10 @@ def _check_disk(
 
 def _versions() -> dict[str, str]:
     names = ("av", "cv2", "simplejpeg", "array_record")
-    modules = {name: import_package(name, "preparing a data set") for name in names}
+    modules = {
+        name: import_package(name, "preparing a data set", install="vmae_jax[data]")
+        for name in names
+    }
     # array_record does not say its version
     return {"array_record": importlib.metadata.version("array_record")} | {
         name: module.__version__ for name, module in modules.items() if name != "array_record"

@@ -193,7 +193,7 @@ def _name(shard: int) -> str:
 
 @contextlib.contextmanager
 def _shard_writer(path: str) -> Iterator[Any]:
-    import_package("array_record", "a prepared data set")
+    import_package("array_record", "a prepared data set", install="vmae_jax[data]")
     from array_record.python.array_record_module import ArrayRecordWriter
 
     writer = ArrayRecordWriter(path, SHARD_OPTIONS)

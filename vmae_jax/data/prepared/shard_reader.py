@@ -49,7 +49,7 @@ class Shards:
         with self._lock:
             if shard in self._readers:
                 return self._readers[shard]
-            import_package("array_record", "a prepared data set")
+            import_package("array_record", "a prepared data set", install="vmae_jax[data]")
             from array_record.python.array_record_module import ArrayRecordReader
 
             if not os.path.isfile(path):

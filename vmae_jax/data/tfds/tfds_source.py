@@ -106,8 +106,8 @@ def import_tfds() -> ModuleType:
     Raises:
       MissingPackage: if it is not installed, or array_record, which it asks for on Linux only.
     """
-    import_package("array_record", "a TFDS data set", install="vmae_jax")
-    return import_package("tensorflow_datasets", "a TFDS data set", install="vmae_jax")
+    import_package("array_record", "a TFDS data set", install="vmae_jax[tfds]")
+    return import_package("tensorflow_datasets", "a TFDS data set", install="vmae_jax[tfds]")
 
 
 def _find_set(name_or_dir: str, data_dir: str | os.PathLike | None) -> str:
