@@ -113,9 +113,7 @@ def open_checkpoint(path: str | os.PathLike, revision: str | None = None) -> Ite
         raise SettingError(
             f"revision={revision!r} is for hub ids, and {path!r} is a path; leave it out."
         )
-    if (is_remote(path) or os.path.isdir(path)) and (
-        step := find_step(path)
-    ) is not None:
+    if (is_remote(path) or os.path.isdir(path)) and (step := find_step(path)) is not None:
         yield _open_run(step)
     elif os.path.isfile(os.path.join(path, DEEPSPEED_FILE)):
         with _open_torch(os.path.join(path, DEEPSPEED_FILE)) as tensors:
