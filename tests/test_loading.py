@@ -14,8 +14,16 @@ import old_runs
 import pytest
 from checkpoint_states import assert_equal, make_state, save_steps, template
 
-from vmae_jax.checkpoints import finished_steps, loading, orbax_files, restoring, saving
+from vmae_jax.checkpoints import (
+    finished_steps,
+    loading,
+    migrations,
+    orbax_files,
+    restoring,
+    saving,
+)
 from vmae_jax.checkpoints.fingerprints import named_leaves
+from vmae_jax.checkpoints.migrations import Origin
 
 
 @pytest.fixture(scope="module")
@@ -172,6 +180,26 @@ def test_a_copy_of_what_is_damaged_is_not_made(copy, monkeypatch):
     monkeypatch.setattr(orbax_files.ocp, "load_checkpointables", altered)
     with pytest.raises(loading.CheckpointError, match="params/encoder/kernel changed"):
         loading.restore(copy / "30", {"ema": template()["params"]})
+
+
+def test_a_migration_may_move_copy_and_make_parameters(saved, monkeypatch):
+    def next_format(tree):
+        moved = {name.replace("encoder/kernel", "encoder/w"): x for name, x in tree.items()}
+        made = Origin((2,), np.dtype("float32"), None, 0.25)
+        return moved | {"params/scale": made, "params/twin": tree["params/encoder/bias"]}
+
+    monkeypatch.setattr(migrations, "MIGRATIONS", (*migrations.MIGRATIONS, next_format))
+    encoder = make_state(30)["params"]["encoder"]
+    expected = {
+        "encoder": {"w": encoder["kernel"], "bias": encoder["bias"]},
+        "scale": jnp.full(2, 0.25),
+        "twin": encoder["bias"],
+    }
+    here = template_sharding()
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), expected)
+    assert_equal(loading.restore(saved / "30", {"params": like}).state["params"], expected)
+    params, _ = loading.read_params(saved / "30")
+    assert_equal(params, named_leaves(expected))
 
 
 def template_sharding() -> jax.sharding.Sharding:

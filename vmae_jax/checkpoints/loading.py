@@ -122,12 +122,13 @@ def read_params(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict[st
     def load() -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         info, tree = _read_tree(path)
         origins = {name: x for name, x in tree.items() if _part(name) == "params"}
-        likes = {x.stored: np.empty(x.shape, x.dtype) for x in origins.values()}
+        made = {n: np.full(x.shape, x.fill, x.dtype) for n, x in origins.items() if not x.stored}
+        likes = {x.stored: np.empty(x.shape, x.dtype) for x in origins.values() if x.stored}
         with damage_named(path):
             loaded = named_leaves(orbax_files.read_tree(path, to_plain(likes)))
         _compare(path, info["fingerprint"], host_fingerprint(loaded))
-        params = {n.removeprefix("params/"): loaded[x.stored] for n, x in origins.items()}
-        return info, params
+        params = made | {n: loaded[x.stored] for n, x in origins.items() if x.stored}
+        return info, {n.removeprefix("params/"): x for n, x in params.items()}
 
     info, params = _together(load)
     return params, info
