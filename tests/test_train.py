@@ -303,12 +303,8 @@ def evaluate(bad, skip, accumulation=1):
         return {"loss": jnp.sum(red * batch["weight"]) / weight, "weight": weight}
 
     config = tiny_config(**{"data.num_threads": 0, "optimizer.accumulation": accumulation})
-    mesh = sharding.make_mesh()
     steps = types.SimpleNamespace(
-        evaluate=eval_step,
-        mesh=mesh,
-        held_out=("video", "weight"),
-        put=lambda batch, names: sharding.to_devices({name: batch[name] for name in names}, mesh),
+        evaluate=eval_step, mesh=sharding.make_mesh(), held_out=("video", "weight")
     )
     return HeldOut(Context(config, None, steps, samples, {}))(None, 1)
 

@@ -87,7 +87,8 @@ def train(
             for step in run.steps():  # counts batches once done
                 batch = run.next(batches)
                 with jax.transfer_guard("disallow"):  # nothing is copied unless it is said here
-                    state, metrics = steps.train(state, steps.put(batch), frozen)
+                    arrays = sharding.to_devices(batch, steps.batch, steps.mesh)
+                    state, metrics = steps.train(state, arrays, frozen)
                     run.done(step, metrics, batch["clip_id"])
 
                 if is_due(every.log_every_steps, step, num_steps):

@@ -79,7 +79,7 @@ def held_out_batches(context: Context) -> Iterator[dict[str, jax.Array]]:
         num_threads=config.data.num_threads,
     )
     for batch in batches:
-        yield steps.put(batch, steps.held_out)
+        yield sharding.to_devices(batch, steps.held_out, steps.mesh)
 
 
 def predictions(context: Context, params: dict[str, Any]) -> dict[str, np.ndarray]:
