@@ -191,14 +191,11 @@ def test_a_workdir_of_older_code_goes_on_with_the_same_options_under_other_names
     old_runs.unpack(number, tmp_path)
     old = json.loads((tmp_path / "run_config.json").read_text())
     objective, run = old.pop("objective"), old["run"]
-    now = copy.deepcopy(old) | {
-        "task": objective.pop("name"),
-        "pretraining": objective,
-        "evals": {
-            "held_out": {"every_steps": run.pop("eval_every_steps")},
-            "pictures": {"num_clips": run.pop("picture_clips")},
-        },
+    evals = {
+        "held_out": {"every_steps": run.pop("eval_every_steps")},
+        "pictures": {"num_clips": run.pop("picture_clips")},
     }
+    now = {**old, "task": objective.pop("name"), "pretraining": objective, "evals": evals}
     check(tmp_path, now)
     assert "changed since" not in caplog.text
     other = copy.deepcopy(now)
