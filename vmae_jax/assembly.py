@@ -171,7 +171,8 @@ def make_schedule(config: Any, num_records: int | None) -> optim.Schedule:
     """The run's schedule; all `num_records` make an epoch, unless the configuration says how many
     do.
 
-    Raises: ValueError if the numbers make no schedule, or an epoch has no known length.
+    Raises:
+      ValueError: if the numbers make no schedule, or an epoch has no known length.
     """
     data, schedule = config.data, config.schedule
     num_clips = num_records if data.num_clips is None else data.num_clips
