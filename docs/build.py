@@ -20,14 +20,13 @@ import time
 from pathlib import Path
 
 import nbformat
-from jupyter_client.kernelspec import KernelSpecManager
-from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 
 ROOT = Path(__file__).parent.parent
 PAGES = ROOT / "build" / "docs"
 EXTRA = "demo"  # the clips that the notebooks look at
-CELL_TIMEOUT = 600  # seconds
+KERNEL = "wheel"
+TIMEOUT = 600  # seconds, for a cell and for the kernel's start
 
 
 def main() -> None:
@@ -35,10 +34,10 @@ def main() -> None:
     shutil.rmtree(PAGES, ignore_errors=True)
     shutil.copytree(ROOT / "docs", source, ignore=shutil.ignore_patterns("*.py", "__pycache__"))
     with tempfile.TemporaryDirectory() as folder:
-        kernels = install(build_wheel(folder), Path(folder))
+        install(build_wheel(folder), Path(folder))
         for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
             say(f"running {path.name}")
-            nbformat.write(run(path, kernels, Path(folder)), source / path.name)
+            nbformat.write(run(path, Path(folder)), source / path.name)
     say("rendering")
     pages = ["-c", ROOT / "docs", source, PAGES / "html"]
     call(sys.executable, "-m", "sphinx", "--quiet", "--fail-on-warning", "--keep-going", *pages)
@@ -57,16 +56,16 @@ def call(*command: str | os.PathLike, **options) -> None:
 def build_wheel(folder: str) -> Path:
     """The wheel, made of the sdist and of nothing that lies beside it."""
     say("building the wheel")
-    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", folder, ROOT]
-    call(*command, stdout=subprocess.DEVNULL)
+    command = [sys.executable, "-m", "build", "--quiet", "--no-isolation", "--outdir", folder]
+    call(*command, ROOT)
     (wheel,) = Path(folder).glob("*.whl")
     return wheel
 
 
-def install(wheel: Path, folder: Path) -> KernelSpecManager:
+def install(wheel: Path, folder: Path) -> None:
     """An environment with the wheel, what it asks for, and what any notebook server brings.
 
-    Versions are those that the tests passed with.
+    Versions are those that the tests passed with. Jupyter knows its Python as KERNEL.
     """
     say("installing it into an empty environment")
     pins = [(ROOT / f"requirements{part}.txt").read_text() for part in ("", "-docs")]
@@ -75,33 +74,34 @@ def install(wheel: Path, folder: Path) -> KernelSpecManager:
     call(sys.executable, "-m", "venv", folder / "environment")
     python = folder / "environment" / "bin" / "python"
     call(
-        python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check",
+        python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile",
         "--constraint", constraints, f"{wheel}[{EXTRA}]", "ipykernel",
     )  # fmt: skip
-    kernel = folder / "kernels" / "wheel"
+    kernel = folder / "kernels" / KERNEL
     kernel.mkdir(parents=True)
     command = [str(python), "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-    spec = {"argv": command, "display_name": "wheel", "language": "python"}
+    command.append("--log-level=ERROR")  # it warns of its open port
+    spec = {"argv": command, "display_name": KERNEL, "language": "python"}
     (kernel / "kernel.json").write_text(json.dumps(spec))
-    return KernelSpecManager(kernel_dirs=[str(kernel.parent)])
+    os.environ["JUPYTER_PATH"] = str(folder)
 
 
-def run(path: Path, kernels: KernelSpecManager, folder: Path) -> nbformat.NotebookNode:
+def run(path: Path, folder: Path) -> nbformat.NotebookNode:
     """The notebook with its outputs, run in an empty working directory.
 
     Raises:
       CellExecutionError: if a cell fails.
     """
-    notebook = nbformat.read(path, as_version=4)
     workdir = folder / path.stem
     workdir.mkdir()
-    environment = {name: x for name, x in os.environ.items() if name != "PYTHONPATH"}
     client = NotebookClient(
-        notebook,
-        timeout=CELL_TIMEOUT,
-        km=AsyncKernelManager(kernel_name="wheel", kernel_spec_manager=kernels),
+        nbformat.read(path, as_version=4),
+        timeout=TIMEOUT,
+        startup_timeout=TIMEOUT,
+        kernel_name=KERNEL,
         resources={"metadata": {"path": str(workdir)}},
     )
+    environment = {name: x for name, x in os.environ.items() if name != "PYTHONPATH"}
     return client.execute(env=environment)
 
 

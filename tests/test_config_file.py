@@ -61,7 +61,7 @@ def test_the_command_line_of_another_program_is_not_read(monkeypatch):
         ("--config.objective.mask_ratio=0.5", "did you mean pretraining.mask_ratio?"),
         (
             "--config.tune.rate=0.5",
-            "there is no option tune.rate; choose from .*optimizer, pretraining",
+            "no option tune.rate; choose from .*optimizer, pretraining",
         ),
         ("--config.data.batch_size=many", "invalid literal for int"),
         ("--config.data.batch_size=1.5", "invalid literal for int"),

@@ -65,9 +65,8 @@ def _namesakes(recipe: str, overrides: Sequence[str]) -> str:
         name = override.removeprefix(PREFIX).partition("=")[0]
         if name not in known:
             others = [option for option in known if option.split(".")[-1] == name.split(".")[-1]]
-            hint = (
-                f"did you mean {', '.join(others)}?" if others else f"sections: {_sections(known)}."
-            )
+            sections = dict.fromkeys(option.split(".")[0] for option in known)
+            hint = f"did you mean {others[0]}?" if others else f"choose from {', '.join(sections)}."
             found.append(f": there is no option {name}; {hint}")
     return "".join(found)
 
