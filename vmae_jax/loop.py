@@ -66,7 +66,8 @@ def train(
     check_config(config, workdir)
     task, every = make_task(config), config.run
     looked_at = evaluators.wanted(config)
-    with open_samples(config, task, workdir, evaluates=bool(looked_at)) as (samples, held_out):
+    visits = evaluators.any_visits(config, looked_at)
+    with open_samples(config, task, workdir, evaluates=visits) as (samples, held_out):
         steps = assembly.make_steps(config, task, num_records=len(samples.source))
         num_steps = steps.schedule.num_steps
         session = make_session(config, workdir, steps, force=force, profile=profile, on_log=on_log)
