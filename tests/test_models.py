@@ -64,9 +64,9 @@ def test_the_core_gets_a_key_for_each_clip(model_class, random_model, monkeypatc
     seen = []
     for name in ("encode", "decode", "classify"):
 
-        def spy(self, *args, key, _call=getattr(VideoMAE, name), **kwargs):
-            seen.append(key.shape)
-            return _call(self, *args, key=key, **kwargs)
+        def spy(self, *args, keys, _call=getattr(VideoMAE, name), **kwargs):
+            seen.append(keys.shape)
+            return _call(self, *args, keys=keys, **kwargs)
 
         monkeypatch.setattr(VideoMAE, name, spy)
     drawn = model(PIXELS + 0, **inputs, key=key)
