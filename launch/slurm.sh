@@ -55,7 +55,7 @@ while read -r code; do
   case $code in
     0) ;;
     75) preempted=1 ;;
-    70 | 129 | 1[3-5]? | 162 | 192) crashed=$code ;;  # above 128: death by a signal
+    70 | 129 | 13[1-9] | 1[45]? | 162 | 192) crashed=$code ;;  # above 128: death by a signal
     *) final=$code ;;
   esac
 done < "$codes"
