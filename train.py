@@ -12,7 +12,7 @@ import os
 import sys
 import traceback
 
-from absl import flags
+from absl import app, flags
 
 from vmae_jax import config_file, loop
 from vmae_jax.errors import SettingError
@@ -54,6 +54,7 @@ flags.DEFINE_string("profile", "", "Trace these steps, first:last, to <workdir>/
 
 def main(arguments: list[str]) -> None:
     """Runs what a command line says, and ends the process."""
+    app.define_help_flags()
     set_up_log()
     try:
         FLAGS, overrides = read_flags(arguments)

@@ -66,7 +66,8 @@ def run(videos, num_devices: int, **changes) -> dict:
         with jax.set_mesh(steps.mesh):
             state, frozen = steps.init()
             for video in videos:
-                state, metrics = steps.train(state, steps.put({"video": video}), frozen)
+                batch = sharding.to_devices({"video": video}, steps.batch, steps.mesh)
+                state, metrics = steps.train(state, batch, frozen)
                 losses.append(float(metrics["loss"]))
         jax.effects_barrier()
     finally:

@@ -1,5 +1,9 @@
+import copy
 import dataclasses
+import inspect
 import json
+import pickle
+import re
 
 import jax
 import pytest
@@ -366,3 +370,152 @@ def test_labels_default_to_two_in_a_file_of_transformers(tmp_path):
     transformers.VideoMAEConfig(**{**TINY, "image_size": [32, 48]}).save_pretrained(tmp_path)
     ours = VideoMAEConfig.from_json_file(tmp_path / "config.json")
     assert ours.replace(extra={}) == VideoMAEConfig(**TINY)
+
+
+def test_unknown_keywords_are_kept_read_as_attributes_and_written_back(tmp_path):
+    config = VideoMAEConfig(**TINY, is_decoder=False, attn_implementation="eager", extra={"x": 1})
+    assert config.extra == {"x": 1, "is_decoder": False, "attn_implementation": "eager"}
+    assert (config.is_decoder, config.attn_implementation, config.x) == (False, "eager", 1)
+    assert config.to_dict()["attn_implementation"] == "eager"
+    config.save_pretrained(tmp_path)
+    assert VideoMAEConfig.from_pretrained(tmp_path) == config
+    assert config.replace(num_frames=8).is_decoder is False
+    assert pickle.loads(pickle.dumps(config)) == copy.deepcopy(config) == config
+    assert VideoMAEConfig(**config.to_dict()) == config
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("hiden_size", "hidden_size"),
+        ("num_frame", "num_frames"),
+        ("patchsize", "patch_size"),
+        ("hidden_dropout", "hidden_dropout_prob"),
+        ("drop_path", "drop_path_rate"),
+        ("num_classes", "num_labels"),
+        ("layer_norm_epsilon", "layer_norm_eps"),
+        ("mean_pooling", "use_mean_pooling"),
+    ],
+)
+def test_a_keyword_that_is_nearly_a_field_is_refused(name, near):
+    with pytest.raises(ValueError, match=f"{name} is no field .*did you mean {near}\\?"):
+        VideoMAEConfig(**{name: 1})
+    assert VideoMAEConfig(extra={name: 1}).to_dict()[name] == 1  # kept, if that is meant
+
+
+def test_no_keyword_of_transformers_is_taken_for_a_misspelling():
+    transformers = pytest.importorskip("transformers")
+    source = inspect.getsource(transformers.PretrainedConfig)
+    names = set(re.findall(r'kwargs\.(?:pop|get)\("(\w+)"', source))
+    # of 4.27.4
+    names |= {
+        *("max_length", "min_length", "num_beams", "num_beam_groups", "num_return_sequences"),
+        *("is_decoder", "is_encoder_decoder", "output_scores", "return_dict_in_generate"),
+        *("torchscript", "torch_dtype", "pruned_heads", "tie_word_embeddings", "architectures"),
+        *("cross_attention_hidden_size", "add_cross_attention", "finetuning_task", "prefix"),
+        *("chunk_size_feed_forward", "encoder_no_repeat_ngram_size", "top_k", "typical_p"),
+    }
+    assert len(names) > 20
+    for name in sorted(names - {field.name for field in dataclasses.fields(VideoMAEConfig)}):
+        assert name in VideoMAEConfig(**{name: None}).extra
+
+
+def test_assignment_says_what_to_do_instead():
+    config = VideoMAEConfig()
+    remedy = r"config\.replace\(output_attentions=True\), or give .* from_pretrained"
+    with pytest.raises(dataclasses.FrozenInstanceError, match=remedy):
+        config.output_attentions = True
+    with pytest.raises(dataclasses.FrozenInstanceError, match="does not change"):
+        config.no_field = 3
+    with pytest.raises(AttributeError, match=r"has no 'update'.*config\.replace\(\*\*values\)"):
+        config.update({"output_attentions": True})
+    with pytest.raises(AttributeError, match="a VideoMAEConfig has no 'nothing'"):
+        config.nothing  # noqa: B018
+
+
+FIVE = {str(i): name for i, name in enumerate(["run", "sit", "stand", "jump", "eat"])}
+
+
+@pytest.mark.parametrize(
+    ("stored", "overrides", "expected"),
+    [
+        ({"num_labels": 2, "id2label": FIVE}, {"num_labels": 5}, {"num_labels": 5}),
+        ({"num_labels": 2, "id2label": FIVE}, {"num_labels": 3}, {"num_labels": 3}),
+        ({"id2label": FIVE}, {"id2label": {0: "a"}}, {"num_labels": 1, "label2id": {"a": 0}}),
+        ({"id2label": FIVE}, {"label2id": {"b": 0, "c": 1}}, {"id2label": {0: "b", 1: "c"}}),
+        ({"image_size": 225}, {"image_size": 224}, {"image_size": 224}),
+        ({"hidden_size": 770}, {"num_attention_heads": 10}, {"hidden_size": 770}),
+        ({"image_mean": [0.1, 0.2, 0.3]}, {"num_channels": 1}, {"image_mean": (0.0,)}),
+        ({"qv_bias": True}, {"qv_bias": False}, {"qkv_bias": False}),
+    ],
+    ids=str,
+)
+def test_overrides_count_before_a_file_is_checked(stored, overrides, expected, tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(stored))
+    for place in (tmp_path, path):
+        config = VideoMAEConfig.from_pretrained(place, **overrides)
+        assert {name: getattr(config, name) for name in expected} == expected
+    assert VideoMAEConfig.from_dict(stored, **overrides) == config
+
+
+def test_names_stay_where_their_number_is_given():
+    config = VideoMAEConfig.from_dict({"num_labels": 2, "id2label": FIVE}, num_labels=5)
+    assert config.id2label[4] == "eat"
+    config = VideoMAEConfig.from_dict({"num_labels": 2, "id2label": FIVE}, num_labels=3)
+    assert config.id2label == {0: "LABEL_0", 1: "LABEL_1", 2: "LABEL_2"}
+
+
+def test_names_may_be_told_by_label2id_alone():
+    config = VideoMAEConfig(label2id={"run": 0, "sit": 1, "eat": 2})
+    assert (config.num_labels, config.id2label) == (3, {0: "run", 1: "sit", 2: "eat"})
+    with pytest.raises(ValueError, match="num_labels=2 contradicts id2label with 3 entries"):
+        VideoMAEConfig(num_labels=2, label2id={"run": 0, "sit": 1, "eat": 2})
+    with pytest.raises(ValueError, match=r"label2id=.* must map names to class numbers"):
+        VideoMAEConfig(label2id=["run"])
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"image_size": 100_000_000}, r"image_size=100000000, .*hidden_size=768 .*Correct what"),
+        ({"num_frames": 2 * 10**9}, "num_frames=2000000000.* tokens"),
+        ({"decoder_hidden_size": 6 * 10**6}, "decoder_hidden_size=6000000"),
+    ],
+    ids=str,
+)
+def test_a_position_table_that_cannot_be_made_is_refused_at_loading(values, message, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    with pytest.raises(ValueError, match=message):
+        VideoMAEConfig.from_pretrained(tmp_path)
+    large = VideoMAEConfig(
+        image_size=1024, num_frames=128, hidden_size=1408, num_attention_heads=16
+    )
+    assert large.num_tokens == 64 * 64 * 64  # which can
+
+
+def test_only_what_differs_from_all_models_defaults_is_left_out_of_a_file():
+    config = VideoMAEConfig(**TINY, output_attentions=True)
+    left_out = set(config.to_dict()) - set(config.to_diff_dict())
+    assert left_out == {
+        "id2label",
+        "label2id",
+        "problem_type",
+        "output_hidden_states",
+        "return_dict",
+    }
+    assert json.loads(config.to_json_string(use_diff=False)) == config.to_dict()
+    assert VideoMAEConfig.from_dict(config.to_diff_dict()) == config
+    named = config.replace(id2label={0: "run", 1: "sit"})
+    assert named.to_diff_dict()["id2label"] == {"0": "run", "1": "sit"}
+    assert repr(named) == f"VideoMAEConfig {named.to_json_string()}"
+
+
+def test_a_configuration_is_looked_for_where_it_may_be(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"holds config\.json, or a hub id"):
+        VideoMAEConfig.from_pretrained(tmp_path)
+    VideoMAEConfig(**TINY).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=f"revision='v1' is for hub ids, and {tmp_path} is none"):
+        VideoMAEConfig.from_pretrained(tmp_path, revision="v1")
+    with pytest.raises(ValueError, match="cache_dir is no option here; set HF_HUB_CACHE"):
+        VideoMAEConfig.from_pretrained(tmp_path, cache_dir="/tmp")

@@ -28,6 +28,26 @@ def test_overrides_have_the_types_of_the_options():
         assert type(config[section][name]) is type(value), override
 
 
+def test_a_recipe_is_found_by_its_name_from_anywhere(monkeypatch, tmp_path):
+    expected = config_file.load("configs/demo.py")
+    monkeypatch.chdir(tmp_path)
+    assert config_file.load("demo").to_dict() == expected.to_dict()
+
+
+def test_what_a_recipe_imports_may_stand_beside_it(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "masks_of_mine.py").write_text("def checkerboard(): pass")
+    (tmp_path / "mine.py").write_text(
+        "from masks_of_mine import checkerboard\nfrom vmae_jax.configs import demo\n\n\n"
+        "def get_config():\n    config = demo.get_config()\n"
+        "    config.pretraining.mask = checkerboard\n    return config\n"
+    )
+    config = config_file.load(str(tmp_path / "mine.py"), ["--config.data.batch_size=4"])
+    assert config.pretraining.mask.__name__ == "checkerboard"
+    named = config_file.load(str(tmp_path / "mine.py"), ["--config.pretraining.mask=random"])
+    assert named.pretraining.mask == "random"
+
+
 def test_the_command_line_of_another_program_is_not_read(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["prog", "--config.data.batch_size=7"])
     assert config_file.load("configs/demo.py").data.batch_size != 7
@@ -38,6 +58,11 @@ def test_the_command_line_of_another_program_is_not_read(monkeypatch):
     [
         ("--config.data.bach_size=3", 'Did you mean "batch_size"'),
         ("--config.dat.batch_size=3", 'Did you mean "data"'),
+        ("--config.objective.mask_ratio=0.5", "did you mean pretraining.mask_ratio?"),
+        (
+            "--config.tune.rate=0.5",
+            "no option tune.rate; choose from .*optimizer, pretraining",
+        ),
         ("--config.data.batch_size=many", "invalid literal for int"),
         ("--config.data.batch_size=1.5", "invalid literal for int"),
         ("--batch_size=3", "is no override; write --config.section.name=value"),

@@ -9,7 +9,6 @@ import json
 import os
 import subprocess
 import sys
-import types
 import warnings
 from pathlib import Path
 
@@ -24,7 +23,6 @@ from PIL import Image
 
 import vmae_jax
 from vmae_jax import VideoMAEImageProcessor, patches
-from vmae_jax.errors import MissingPackage
 from vmae_jax.huggingface.image_processor import PROCESSOR_FILE, ChannelDimension
 
 SMALL = {"size": {"shortest_edge": 16}, "crop_size": {"height": 16, "width": 16}}
@@ -412,48 +410,6 @@ def test_torch_tensors_are_returned_on_request(original, data_format):
     if data_format == "channels_last":
         theirs = theirs.movedim(2, -1)
     assert torch.equal(found.pixel_values, theirs)
-
-
-def test_a_batch_of_torch_tensors_moves_and_is_cast():
-    torch = pytest.importorskip("torch")
-    inputs = VideoMAEImageProcessor(**SMALL)(frames_of((20, 30)), return_tensors="pt")
-    inputs["labels"] = torch.tensor([3])
-    before = inputs.pixel_values
-    assert inputs.to("cpu") is inputs
-    assert torch.equal(inputs.pixel_values, before)
-    inputs.to(torch.float16)
-    assert (inputs.pixel_values.dtype, inputs.labels.dtype) == (torch.float16, torch.int64)
-    inputs.to("meta", dtype=torch.float64)
-    assert {value.device.type for value in inputs.values()} == {"meta"}
-    assert (inputs.pixel_values.dtype, inputs.labels.dtype) == (torch.float64, torch.int64)
-    inputs.to(device="meta")
-
-
-@pytest.mark.parametrize("tensors", [None, "np", "jax"])
-def test_only_torch_tensors_are_moved(tensors):
-    inputs = VideoMAEImageProcessor(**SMALL)(frames_of((20, 30)), return_tensors=tensors)
-    with pytest.raises(TypeError, match=r"pixel_values \(.*return_tensors='pt', or use jax.device"):
-        inputs.to("cpu")
-
-
-def test_tensorflow_makes_its_tensors_where_it_is_installed(monkeypatch):
-    """Which it is not here: a module of that name stands in for it."""
-    stand_in = types.ModuleType("tensorflow")
-    stand_in.constant = lambda array: ("a tensor of", array)
-    monkeypatch.setitem(sys.modules, "tensorflow", stand_in)
-    video = frames_of((20, 30))
-    name, array = VideoMAEImageProcessor(**SMALL)(video, return_tensors="tf").pixel_values
-    assert name == "a tensor of"
-    expected = VideoMAEImageProcessor(**SMALL)(video, return_tensors="np").pixel_values
-    np.testing.assert_array_equal(array, expected)
-
-
-@pytest.mark.parametrize(("name", "package"), [("pt", "torch"), ("tf", "tensorflow")])
-def test_a_package_that_is_not_installed_is_named(name, package, monkeypatch):
-    monkeypatch.setitem(sys.modules, package, None)  # so that importing it fails
-    with pytest.raises(ModuleNotFoundError, match=f"{package} is not.*pip install {package}") as e:
-        VideoMAEImageProcessor(**SMALL)(frames_of((20, 30)), return_tensors=name)
-    assert isinstance(e.value, MissingPackage)
 
 
 def test_lists_of_frames_are_returned_by_default(original):

@@ -359,7 +359,9 @@ def test_the_curve_is_drawn(tmp_path):
     lines = [{"step": s, "loss": 1 - s / 100, "learning_rate": s * 1e-6} for s in range(50)]
     lines += [{"step": 20, "held_out/loss": 0.9}, {"step": 40, "held_out/loss": 0.8}]
     write_metrics(tmp_path / "metrics.jsonl", lines)
-    pictures.draw_curve(tmp_path / "metrics.jsonl", tmp_path / "curve.png", zero_loss=511 / 512)
+    pictures.draw_curve(
+        tmp_path / "metrics.jsonl", tmp_path / "curve.png", baseline=("predicting zero", 511 / 512)
+    )
     image = np.asarray(Image.open(tmp_path / "curve.png").convert("RGB"))
     assert image.shape == (715, 1170, 3)
     for name, colour in (("training", (0x1F, 0x5F, 0xA8)), ("held-out", (0xD1, 0x69, 0x0E))):

@@ -187,17 +187,6 @@ def test_a_function_of_the_users_own_may_stand_for_a_name():
     assert float(found) == pytest.approx(2 * float(expected), rel=1e-6)
 
 
-def test_the_prediction_is_the_loss_of_each_clip():
-    batch = {"video": make_video()}
-    task = Pretraining(mask_ratio=RATIO)
-    per_clip = jax.jit(task.predict)(make_model(NOISY), batch, KEYS, {})["loss"]
-    for i in range(4):
-        alone = loss_of(
-            make_model(), {"video": batch["video"][i : i + 1]}, KEYS[i : i + 1], evaluation=True
-        )
-        assert float(per_clip[i]) == pytest.approx(float(alone), rel=1e-5)
-
-
 def test_the_baseline_is_that_of_normalised_targets_and_squares():
     config = VideoMAEConfig()
     assert Pretraining().baseline(config).loss == 511 / 512

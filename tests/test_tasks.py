@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from vmae_jax import __main__, assembly, config_file, loop
+from vmae_jax import __main__, assembly, config_file, loop, sharding
 from vmae_jax.checkpoints.finished_steps import saved_steps
 from vmae_jax.errors import SettingError
 from vmae_jax.running.run_control import Preempted, Preemption
@@ -208,7 +208,8 @@ def test_a_teacher_is_an_argument_of_the_step():
         )
         rng = np.random.default_rng(0)
         video = rng.integers(0, 256, steps.batch["video"].shape, dtype=np.uint8)
-        batch = steps.put({"video": video, "label": np.zeros(32, np.int32)})
+        batch = {"video": video, "label": np.zeros(32, np.int32)}
+        batch = sharding.to_devices(batch, steps.batch, steps.mesh)
         own = {"teacher": jax.tree.map(jnp.array, state.params)}
         _, metrics = steps.train(jax.tree.map(jnp.array, state), batch, own)
         assert float(metrics["loss"]) == 0  # taught by itself

@@ -303,12 +303,8 @@ def evaluate(bad, skip, accumulation=1):
         return {"loss": jnp.sum(red * batch["weight"]) / weight, "weight": weight}
 
     config = tiny_config(**{"data.num_threads": 0, "optimizer.accumulation": accumulation})
-    mesh = sharding.make_mesh()
     steps = types.SimpleNamespace(
-        evaluate=eval_step,
-        mesh=mesh,
-        held_out=("video", "weight"),
-        put=lambda batch, names: sharding.to_devices({name: batch[name] for name in names}, mesh),
+        evaluate=eval_step, mesh=sharding.make_mesh(), held_out=("video", "weight")
     )
     return HeldOut(Context(config, None, steps, samples, {}))(None, 1)
 
@@ -488,3 +484,14 @@ def test_settings_that_cannot_work_end_with_78_and_one_line(tmp_path):
     assert "batch_size=0" in line
     assert "Traceback" not in result.stdout + result.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_looks_at_no_held_out_clips_opens_none(tmp_path):
+    config = folder_config(tmp_path / "videos", **{"evals.held_out.every_steps": 0})
+    config.data.options = {}  # one video: none is held out
+    (tmp_path / "videos").mkdir()
+    video_corpus.encode(str(tmp_path / "videos" / "0.mp4"), frames=12, size=(36, 48))
+    config.update_from_flattened_dict({"schedule.num_steps": 2, "schedule.warmup_steps": 1})
+    loop.train(config, str(tmp_path / "run"))
+    assert (tmp_path / "run" / "pictures" / "loss.png").exists()
+    assert set(read_losses(tmp_path / "run")) == {(1, "loss"), (2, "loss")}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -57,16 +57,6 @@ class Steps:
     graphdef: nnx.GraphDef
     schedule: optim.Schedule
     attention: str
-
-    def put(self, batch: Mapping[str, Any], names: Iterable[str] | None = None) -> dict:
-        """This process's part of a batch on its devices, as global arrays.
-
-        Args:
-          batch: from the loader.
-          names: of the arrays; None for those of a training batch.
-        """
-        names = self.batch if names is None else names
-        return sharding.to_devices({name: batch[name] for name in names}, self.mesh)
 
     @property
     def arguments(self) -> tuple:
@@ -181,7 +171,8 @@ def make_schedule(config: Any, num_records: int | None) -> optim.Schedule:
     """The run's schedule; all `num_records` make an epoch, unless the configuration says how many
     do.
 
-    Raises: ValueError if the numbers make no schedule, or an epoch has no known length.
+    Raises:
+      ValueError: if the numbers make no schedule, or an epoch has no known length.
     """
     data, schedule = config.data, config.schedule
     num_clips = num_records if data.num_clips is None else data.num_clips

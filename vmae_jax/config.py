@@ -287,7 +287,11 @@ VideoMAEConfig.__setattr__ = _refuse_assignment  # dataclasses writes its own in
 
 
 def refuse_unknown(names: Iterable[str], also: Sequence[str] = ()) -> None:
-    """Raises ValueError for a name that is no field of the configuration, nor one of `also`."""
+    """Checks that names are fields of the configuration, or among `also`.
+
+    Raises:
+      SettingError: for the first that is not; names the nearest one.
+    """
     known = [*(f.name for f in dataclasses.fields(VideoMAEConfig)), *also]
     for name in names:
         if name not in known:

@@ -66,7 +66,8 @@ def train(
     check_config(config, workdir)
     task, every = make_task(config), config.run
     looked_at = evaluators.wanted(config)
-    with open_samples(config, task, workdir, evaluates=bool(looked_at)) as (samples, held_out):
+    visits = evaluators.any_visits(config, looked_at)
+    with open_samples(config, task, workdir, evaluates=visits) as (samples, held_out):
         steps = assembly.make_steps(config, task, num_records=len(samples.source))
         num_steps = steps.schedule.num_steps
         session = make_session(config, workdir, steps, force=force, profile=profile, on_log=on_log)
@@ -87,7 +88,8 @@ def train(
             for step in run.steps():  # counts batches once done
                 batch = run.next(batches)
                 with jax.transfer_guard("disallow"):  # nothing is copied unless it is said here
-                    state, metrics = steps.train(state, steps.put(batch), frozen)
+                    arrays = sharding.to_devices(batch, steps.batch, steps.mesh)
+                    state, metrics = steps.train(state, arrays, frozen)
                     run.done(step, metrics, batch["clip_id"])
 
                 if is_due(every.log_every_steps, step, num_steps):

@@ -38,7 +38,8 @@ def mean_loss(
 ) -> jax.Array:
     """The mean of an elementwise loss, in fp32; a scalar, or over `axis` only.
 
-    Raises: ValueError if the shapes differ.
+    Raises:
+      ValueError: if the shapes differ.
     """
     _same_shape(predictions, targets)
     return loss(predictions.astype(jnp.float32), targets.astype(jnp.float32)).mean(axis=axis)

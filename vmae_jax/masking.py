@@ -157,7 +157,11 @@ def _can_be_read(array) -> bool:
 
 
 def _check_indices(indices: np.ndarray, num_tokens: int) -> None:
-    """Raises ValueError unless each row [B, n] holds n different tokens of N."""
+    """Checks that each row [B, n] holds n different tokens of N.
+
+    Raises:
+      ValueError: if one does not.
+    """
     if outside := indices[(indices < 0) | (indices >= num_tokens)].tolist():
         raise ValueError(f"token {outside[0]} is not in [0, num_tokens={num_tokens}).")
     ordered = np.sort(indices, axis=1)

@@ -107,7 +107,8 @@ def make_schedule(
 def decay_mask(params) -> dict:
     """True for each parameter that weight decay shrinks; the same tree as `params`.
 
-    Raises: ValueError for a parameter that `DECAYS` does not know.
+    Raises:
+      ValueError: for a parameter that `DECAYS` does not know.
     """
 
     def decays(path, _):

@@ -16,7 +16,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -283,8 +283,14 @@ def local_rows(mesh: Mesh, num_rows: int) -> tuple[int, ...]:
     return tuple(sorted({row for (index,) in held for row in range(*index.indices(num_rows))}))
 
 
-def to_devices(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """Global arrays from each process's `local_rows` of them; copying goes on in the background."""
+def to_devices(batch: Mapping[str, Any], names: Iterable[str], mesh: Mesh) -> dict[str, jax.Array]:
+    """Global arrays from each process's `local_rows` of them; copying goes on in the background.
+
+    Args:
+      batch: from the loader; what is not named stays on the host.
+      names: of the arrays, each [rows, ...].
+      mesh: whose batch axes split the rows.
+    """
     sharding = batch_sharding(mesh)
     ways = mesh.shape["data"] * mesh.shape["fsdp"]
 
@@ -295,7 +301,7 @@ def to_devices(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Arr
 
     # what is meant here; of several processes, JAX would take it for an accident
     with jax.transfer_guard_host_to_device("allow"):
-        return {name: array(value) for name, value in batch.items()}
+        return {name: array(batch[name]) for name in names}
 
 
 def describe(mesh: Mesh, state: Any) -> str:

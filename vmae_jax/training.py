@@ -7,6 +7,7 @@ The state is a plain pytree: a model is put together from it inside the step, at
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -99,10 +100,7 @@ def train_step(
         model = merge(graphdef, params | frozen.get("model", {}))
         return objective(model, batch, keys, frozen)
 
-    def gradients(batch, keys):
-        (_, metrics), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params, batch, keys)
-        return grads, metrics
-
+    gradients = functools.partial(jax.grad(loss_of, has_aux=True), state.params)
     grads, metrics = _mean_over_micro_batches(gradients, (batch, keys), accumulation)
     grad_norm = optax.tree.norm(grads)
     finite = jnp.isfinite(grad_norm) & jnp.isfinite(metrics["loss"])

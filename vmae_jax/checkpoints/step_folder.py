@@ -138,7 +138,11 @@ class StepFolder:
                 )
 
     def _probe(self) -> None:
-        """Raises OSError if nothing can be written."""
+        """Writes a probe and removes it.
+
+        Raises:
+          OSError: if nothing can be written.
+        """
         self.directory.mkdir(parents=True, exist_ok=True)
         probe = self.directory / _PROBE
         probe.write_bytes(bytes(4096))

@@ -58,6 +58,15 @@ def wanted(config: Any, names: Sequence[str] | None = None) -> list[str]:
     return list(names)
 
 
+def any_visits(config: Any, names: Sequence[str]) -> bool:
+    """Whether one of these evaluators visits held-out samples.
+
+    Raises:
+      SettingError: for an unknown evaluator.
+    """
+    return any(getattr(_maker(config, name), "visits", True) for name in names)
+
+
 class Evaluations:
     """The evaluators of a run.
 
@@ -115,10 +124,15 @@ class Evaluations:
         return found
 
 
+def _maker(config: Any, name: str) -> Callable[..., Evaluator]:
+    return choose(f"evals.{name}.evaluator", config.evals[name].get("evaluator", name), EVALUATORS)
+
+
 def _make(context: Context, name: str) -> Scheduled:
     options = dict(context.config.evals[name].items())
     every_steps = options.pop("every_steps")
-    make = choose(f"evals.{name}.evaluator", options.pop("evaluator", name), EVALUATORS)
+    options.pop("evaluator", None)
+    make = _maker(context.config, name)
     known = [option for option in inspect.signature(make).parameters if option != "context"]
     for option in options:
         if option not in known:

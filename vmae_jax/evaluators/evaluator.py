@@ -23,7 +23,7 @@ class Context(NamedTuple):
       config: of the run.
       task: of it.
       steps: its compiled functions.
-      samples: the held-out ones.
+      samples: the held-out ones; None if no evaluator of the run visits them.
       frozen: parameters that are not trained.
       workdir: where pictures may be left; None: nowhere.
       metrics_file: of the run so far, on this machine; None in processes that do not write, and
@@ -33,7 +33,7 @@ class Context(NamedTuple):
     config: Any
     task: Task
     steps: Steps
-    samples: HeldOutSamples
+    samples: HeldOutSamples | None
     frozen: dict[str, Any]
     workdir: str | None = None
     metrics_file: str | None = None
@@ -47,9 +47,11 @@ class Evaluator(abc.ABC):
     Attributes:
       measures: whether its metrics are wanted with the checkpoint of the same step, so that it runs
         before that is saved. One that only draws runs after it: if it fails, nothing is lost.
+      visits: whether it visits held-out samples; a run of evaluators that don't opens none.
     """
 
     measures = True
+    visits = True
 
     def __init__(self, context: Context):
         self.context = context
@@ -79,7 +81,7 @@ def held_out_batches(context: Context) -> Iterator[dict[str, jax.Array]]:
         num_threads=config.data.num_threads,
     )
     for batch in batches:
-        yield steps.put(batch, steps.held_out)
+        yield sharding.to_devices(batch, steps.held_out, steps.mesh)
 
 
 def predictions(context: Context, params: dict[str, Any]) -> dict[str, np.ndarray]:

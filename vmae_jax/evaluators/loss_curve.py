@@ -14,6 +14,7 @@ class LossCurve(Evaluator):
     """Draws <workdir>/pictures/loss.png."""
 
     measures = False
+    visits = False
 
     def __call__(self, params: dict[str, Any], step: int) -> dict[str, float]:
         """Draws, in the process that writes the metrics."""

@@ -46,7 +46,11 @@ def is_hub_id(name: str) -> bool:
 
 
 def refuse_download_options(names: Iterable[str]) -> None:
-    """Raises SettingError, with what to do instead, for an option that is the environment's."""
+    """Checks that no option is one that the environment has.
+
+    Raises:
+      SettingError: with what to do instead.
+    """
     for name in names:
         if name in _ELSEWHERE:
             raise SettingError(f"{name} is no option here; {_ELSEWHERE[name]}.")

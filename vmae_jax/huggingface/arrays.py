@@ -57,7 +57,11 @@ _MAKERS: dict[str, tuple[str, Callable[[np.ndarray], Any]]] = {
 
 
 def check_tensor_type(name: str, value: Any) -> None:
-    """Raises SettingError for a kind of tensor that there is none of; None is one too."""
+    """Checks the name of a kind of tensors; None is one.
+
+    Raises:
+      SettingError: if there is no such kind.
+    """
     if value is not None and value not in _MAKERS:
         raise SettingError(
             f"{name}={value!r} is not supported; choose 'np' or 'jax', 'pt' (torch), 'tf' "
@@ -68,7 +72,8 @@ def check_tensor_type(name: str, value: Any) -> None:
 def make_tensor(array: np.ndarray, tensor_type: str) -> Any:
     """The array as "np", "jax", "pt" or "tf".
 
-    Raises: MissingPackage if the library is not installed.
+    Raises:
+      MissingPackage: if the library is not installed.
     """
     package, make = _MAKERS[tensor_type]
     try:

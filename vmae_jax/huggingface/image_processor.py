@@ -216,7 +216,8 @@ class VideoMAEImageProcessor(JsonFile):
     ) -> VideoMAEImageProcessor:
         """From what `to_dict` returned; unknown entries are kept in `extra`.
 
-        Raises: ValueError for bad values, and for unknown overrides.
+        Raises:
+          ValueError: for bad values, and for unknown overrides.
         """
         values = image_processor_dict
         known = {name: value for name, value in values.items() if name in OPTIONS}

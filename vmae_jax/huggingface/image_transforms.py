@@ -32,7 +32,8 @@ def _num_axes(picture: Any) -> int | None:
 def as_videos(videos: Any) -> list[list[Any]]:
     """Lists of frames, a frame being a PIL image or an array of 2 or 3 axes.
 
-    Raises: ValueError for anything else.
+    Raises:
+      ValueError: for anything else.
     """
     found = []
     num_axes = _num_axes(videos)
@@ -216,7 +217,8 @@ def _normalize(frame: np.ndarray, mean: Any, std: Any) -> np.ndarray:
 def process_frame(frame: np.ndarray, options: Mapping[str, Any]) -> np.ndarray:
     """The frame [C, H, W] after the steps that the options of `VideoMAEImageProcessor` turn on.
 
-    Raises: ValueError for a frame without pixels or with values that a step cannot take.
+    Raises:
+      ValueError: for a frame without pixels or with values that a step cannot take.
     """
     if 0 in frame.shape:
         raise ValueError(f"a frame of shape {frame.shape} (C, H, W) has no pixels.")
@@ -232,7 +234,11 @@ def process_frame(frame: np.ndarray, options: Mapping[str, Any]) -> np.ndarray:
 
 
 def stack_videos(videos: list[list[np.ndarray]]) -> np.ndarray:
-    """[B, T, ...] from lists of frames. Raises ValueError if lengths or shapes differ."""
+    """[B, T, ...] from lists of frames.
+
+    Raises:
+      ValueError: if lengths or shapes differ.
+    """
     lengths = sorted({len(video) for video in videos})
     shapes = sorted({frame.shape for video in videos for frame in video})
     if len(lengths) > 1 or len(shapes) > 1:

@@ -129,7 +129,11 @@ class PreTrainedModel(nnx.Module, Published):
         return self
 
     def train(self, mode: bool = True, **attributes: Any) -> Self:
-        """The model itself for mode=False. Raises ValueError otherwise: there is no such mode."""
+        """The model itself, for mode=False.
+
+        Raises:
+          ValueError: otherwise: there is no such mode.
+        """
         if mode:
             raise ValueError(
                 "a model has no training mode; give its call a key, model(..., "

@@ -81,7 +81,8 @@ def _deviation(name: str, value: Any) -> float | list[float]:
 def checked(options: Mapping[str, Any]) -> dict[str, Any]:
     """The options in their one form; None stays.
 
-    Raises: SettingError for a value that cannot work.
+    Raises:
+      SettingError: for a value that cannot work.
     """
     return {
         name: None if value is None else OPTIONS[name](name, value)
@@ -90,7 +91,11 @@ def checked(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def refuse_unknown(unknown: Mapping[str, Any], known: Sequence[str]) -> None:
-    """Raises SettingError for the first of the unknown options, naming the nearest known one."""
+    """Refuses options that are unknown.
+
+    Raises:
+      SettingError: for the first of them; names the nearest known one.
+    """
     for name in unknown:
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""

@@ -33,7 +33,8 @@ def environment(machine: chips.Topology) -> dict[str, str]:
 
     No flag of XLA's is among it: one that the installed compiler does not know ends the process.
 
-    Raises: MissingPackage if the TPU compiler is not installed.
+    Raises:
+      MissingPackage: if the TPU compiler is not installed.
     """
     settings = {
         "JAX_PLATFORMS": "cpu",

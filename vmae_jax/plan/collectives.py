@@ -174,7 +174,8 @@ def groups(attributes: str) -> tuple[tuple[int, ...], ...]:
     transposed, `[2,2]<=[2,2]T(1,0)`; axes of a mesh, `mesh['a'=2,'b'=2] {'b'}`; and for a
     permutation its pairs.
 
-    Raises: ValueError if it is said otherwise.
+    Raises:
+      ValueError: if it is said otherwise.
     """
     found = re.search(r"(?:replica_groups|source_target_pairs)=(.*)", attributes)
     if found is None:

@@ -29,7 +29,8 @@ Computations = Mapping[str, Sequence[Instruction]]  # by name
 def read(text: str) -> tuple[Computations, str]:
     """The computations of a program, and the name of the one that runs first.
 
-    Raises: ValueError if the text is no HLO module, or has an instruction that cannot be read.
+    Raises:
+      ValueError: if the text is no HLO module, or has an instruction that cannot be read.
     """
     found: dict[str, list[Instruction]] = {}
     entry = current = None

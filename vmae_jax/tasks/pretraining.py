@@ -67,23 +67,6 @@ class Pretraining(Task):
           keys: [B], for masks, dropout and drop path.
           evaluation: masks are drawn all the same.
         """
-        per_clip = self._losses(model, batch, keys, None if evaluation else keys)
-        weight = batch.get("weight")
-        loss = per_clip.mean() if weight is None else jnp.sum(per_clip * weight) / jnp.sum(weight)
-        return loss, {"loss": loss}
-
-    def predict(self, model, batch, keys, frozen) -> dict[str, jax.Array]:
-        """`loss`, fp32 [B]."""
-        return {"loss": self._losses(model, batch, keys, None)}
-
-    def _losses(
-        self,
-        model: VideoMAE,
-        batch: dict[str, jax.Array],
-        keys: jax.Array,
-        drop_keys: jax.Array | None,
-    ) -> jax.Array:
-        """fp32 [B]; nothing is dropped without drop_keys."""
         config = model.config
         video = batch["video"]
         if "boxes" in batch:
@@ -92,12 +75,14 @@ class Pretraining(Task):
         mask = self.draw_mask(randomness.fold_in(keys, 0), config)
         pixels = scale_pixels(patchify(video, config.tubelet_size, config.patch_size))  # [B, N, P]
 
-        if drop_keys is not None:
-            drop_keys = randomness.fold_in(drop_keys, 1)
+        drop_keys = None if evaluation else randomness.fold_in(keys, 1)
         encoded = model.encode(normalize(pixels, config), mask.visible, keys=drop_keys)
         predictions = model.decode(encoded.tokens, mask, keys=drop_keys)  # [B, N_mask, P]
         targets = pixel_targets(take_tokens(pixels, mask.masked), config)
-        return mean_loss(predictions, targets, self._loss, axis=(1, 2))
+        per_clip = mean_loss(predictions, targets, self._loss, axis=(1, 2))  # [B]
+        weight = batch.get("weight")
+        loss = per_clip.mean() if weight is None else jnp.sum(per_clip * weight) / jnp.sum(weight)
+        return loss, {"loss": loss}
 
     def baseline(self, model: VideoMAEConfig) -> Baseline | None:
         """The squares of n pixels that are divided by their unbiased deviation have the mean

@@ -14,6 +14,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from three_classes import (
+    CLASSES,
+    CLASSIFIER,
+    LABELS,
+    MASK,
+    MODEL,
+    PIXELS,
+    PRETRAINING,
+    TINY,
+    assert_equal_trees,
+    inputs_of,
+)
 
 import vmae_jax
 from vmae_jax.huggingface.models import _warn_of_first_token_pooling
@@ -22,95 +34,10 @@ from vmae_jax.weights import layouts
 
 pytestmark = pytest.mark.usefixtures("hasty_compiler")
 
-MODEL, PRETRAINING, CLASSIFIER = (
-    vmae_jax.VideoMAEModel,
-    vmae_jax.VideoMAEForPreTraining,
-    vmae_jax.VideoMAEForVideoClassification,
-)
-CLASSES = pytest.mark.parametrize("model_class", [MODEL, PRETRAINING, CLASSIFIER])
-# 4 x 2 x 2 x 2 tubelets: 8 tokens in a grid of (2, 2, 2), 5 of them hidden
-TINY = vmae_jax.VideoMAEConfig(
-    image_size=16,
-    patch_size=8,
-    num_frames=4,
-    hidden_size=32,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    intermediate_size=48,
-    decoder_hidden_size=24,
-    decoder_num_hidden_layers=2,
-    decoder_num_attention_heads=2,
-    decoder_intermediate_size=40,
-    num_labels=3,
-)
-PIXELS = np.random.default_rng(0).standard_normal((2, 4, 3, 16, 16)).astype(np.float32)
-MASK = np.array([[1, 1, 0, 1, 0, 1, 0, 1], [0, 1, 1, 1, 1, 0, 0, 1]], bool)
-LABELS = np.array([2, 0])
-
-
-def inputs_of(model_class):
-    """What a user passes besides pixels, as numpy arrays."""
-    return {
-        MODEL: {"bool_masked_pos": MASK},
-        PRETRAINING: {"bool_masked_pos": MASK},
-        CLASSIFIER: {"labels": LABELS},
-    }[model_class]
-
 
 def main_output(output):
     """The features or logits."""
     return output[0] if "last_hidden_state" in vars(output) else output.logits
-
-
-def assert_equal_trees(one, other, rtol=1e-6, atol=0.0):
-    one, other = (dict(jax.tree.leaves_with_path(tree)) for tree in (one, other))
-    assert set(one) == set(other)
-    for path, leaf in one.items():
-        np.testing.assert_allclose(leaf, other[path], rtol=rtol, atol=atol, err_msg=str(path))
-
-
-@CLASSES
-def test_outputs_have_the_documented_fields_shapes_and_dtypes(model_class, random_model):
-    output = random_model(model_class, TINY)(
-        PIXELS, **inputs_of(model_class), output_hidden_states=True, output_attentions=True
-    )
-    tokens = 8 if model_class is CLASSIFIER else 3
-    expected = {
-        MODEL: {"last_hidden_state": (2, 3, 32)},
-        PRETRAINING: {"loss": (), "logits": (2, 5, 2 * 8 * 8 * 3)},
-        CLASSIFIER: {"loss": (), "logits": (2, 3)},
-    }[model_class]
-    expected |= {"hidden_states": [(2, tokens, 32)] * 3, "attentions": [(2, 4, tokens, tokens)] * 2}
-    assert [field.name for field in dataclasses.fields(output)] == list(expected)
-    for name, shapes in expected.items():
-        value = output[name]
-        assert value is getattr(output, name)
-        if isinstance(shapes, list):
-            assert isinstance(value, tuple)
-            assert [x.shape for x in value] == shapes
-        else:
-            assert value.shape == shapes
-        assert {x.dtype for x in jax.tree.leaves(value)} == {jnp.dtype("float32")}
-    for position, name in enumerate(expected):
-        assert output[position] is output.to_tuple()[position] is output[name]
-    assert len(output.to_tuple()) == len(expected)
-
-
-@CLASSES
-def test_tuples_leave_out_what_was_not_asked_for(model_class, random_model):
-    model = random_model(model_class, TINY)
-    inputs = inputs_of(model_class)
-    named = model(PIXELS, **inputs)
-    assert named.hidden_states is None
-    assert named.attentions is None
-    count = 1 if model_class is MODEL else 2
-    values = model(PIXELS, **inputs, return_dict=False)
-    assert type(values) is tuple
-    assert len(values) == len(named.to_tuple()) == count
-    assert_equal_trees(values, named.to_tuple(), rtol=0)
-    with_states = model(PIXELS, **inputs, return_dict=False, output_hidden_states=True)
-    assert len(with_states) == count + 1
-    assert isinstance(with_states[-1], tuple)
 
 
 def test_loss_is_left_out_without_labels(random_model):
@@ -121,15 +48,42 @@ def test_loss_is_left_out_without_labels(random_model):
 
 
 @CLASSES
-def test_outputs_are_pytrees(model_class, random_model):
-    output = random_model(model_class, TINY)(
-        PIXELS, **inputs_of(model_class), output_hidden_states=True
-    )
-    leaves, structure = jax.tree.flatten(output)
-    assert len(leaves) == len(output.to_tuple()) - 1 + 3  # the hidden states are three
-    again = jax.tree.unflatten(structure, leaves)
-    assert type(again) is type(output)
-    assert again.hidden_states[2] is output.hidden_states[2]
+def test_tensors_of_torch_are_taken_for_every_input(model_class, random_model):
+    torch = pytest.importorskip("torch")
+    model = random_model(model_class, TINY)
+    inputs = {"head_mask": np.linspace(0, 1, 4, dtype=np.float32), **inputs_of(model_class)}
+    tensors = {name: torch.from_numpy(np.array(value)) for name, value in inputs.items()}
+    pixels = torch.from_numpy(PIXELS).requires_grad_()
+    assert_equal_trees(model(pixels, **tensors), model(PIXELS, **inputs), rtol=0)
+
+
+@CLASSES
+def test_the_core_gets_a_key_for_each_clip(model_class, random_model, monkeypatch):
+    model = random_model(model_class, TINY.replace(hidden_dropout_prob=0.5))
+    inputs, key = inputs_of(model_class), jax.random.key(3)
+    seen = []
+    for name in ("encode", "decode", "classify"):
+
+        def spy(self, *args, keys, _call=getattr(VideoMAE, name), **kwargs):
+            seen.append(keys.shape)
+            return _call(self, *args, keys=keys, **kwargs)
+
+        monkeypatch.setattr(VideoMAE, name, spy)
+    drawn = model(PIXELS + 0, **inputs, key=key)
+    assert set(seen) == {(2,)}
+    assert_equal_trees(model(PIXELS, **inputs, key=jax.random.split(key, 2)), drawn, rtol=0)
+
+
+def test_a_mask_may_leave_tokens_out_that_are_not_predicted(random_model):
+    whole = vmae_jax.Mask.from_bool(MASK)
+    part = vmae_jax.Mask(whole.visible, whole.masked[:, :2], 8)
+    model = random_model(PRETRAINING, TINY)
+    output = model(PIXELS, part)
+    assert output.logits.shape == (2, 2, 384)
+    features = random_model(MODEL, TINY)
+    assert_equal_trees(features(PIXELS, part), features(PIXELS, whole), rtol=0)
+    with pytest.raises(ValueError, match=r"\(2, 7\), but must be for \(2, 8\)"):
+        model(PIXELS, vmae_jax.Mask(np.array([[0], [1]]), np.array([[2], [3]]), 7))
 
 
 @CLASSES
@@ -526,21 +480,6 @@ def test_gradient_checkpointing_is_for_encoder_and_decoder(random_model):
     assert num_remats(pretraining) == 2 * num_remats(classifier) > 0
 
 
-@pytest.mark.parametrize(
-    ("option", "value"),
-    [
-        ("attention", "flash"),
-        ("remat", "all"),
-        ("precision", "fp32"),
-        ("dtype", "int32"),
-        ("param_dtype", "bool"),
-    ],
-)
-def test_compute_options_are_checked(option, value):
-    with pytest.raises(ValueError, match=f"{option}=.*{re.escape(value)}"):
-        MODEL(TINY, **{option: value})
-
-
 @CLASSES
 def test_dtype_sets_that_of_the_outputs_but_not_of_the_loss(model_class, random_model):
     output = random_model(model_class, TINY, dtype=jnp.bfloat16)(
@@ -551,37 +490,6 @@ def test_dtype_sets_that_of_the_outputs_but_not_of_the_loss(model_class, random_
     }
     assert dtypes.pop("loss", {jnp.dtype("float32")}) == {jnp.dtype("float32")}
     assert all(found == {jnp.dtype("bfloat16")} for found in dtypes.values())
-
-
-def test_from_core_shares_parameters(random_model):
-    pretraining = random_model(PRETRAINING, TINY)
-    encoder = MODEL.from_core(pretraining.core)
-    assert type(encoder) is MODEL
-    assert encoder.config is pretraining.config
-    before = encoder(PIXELS).last_hidden_state
-    pretraining.core.embeddings.bias[...] += 1.0
-    after = encoder(PIXELS).last_hidden_state
-    assert np.abs(after - before).max() > 1e-3
-    assert encoder.core is pretraining.core
-
-
-def test_fresh_models_have_the_parts_of_their_class_and_depend_on_rngs():
-    config = TINY.replace(initialization="huggingface", use_mean_pooling=False)
-    parts = {
-        c: set(vars(nnx.eval_shape(lambda c=c: c(config)).core))
-        & {"layernorm", "decoder", "classifier"}
-        for c in (MODEL, PRETRAINING, CLASSIFIER)
-    }
-    assert parts[MODEL] == {"layernorm"}
-    assert parts[PRETRAINING] == {"layernorm", "decoder"}
-    assert parts[CLASSIFIER] == {"layernorm", "classifier"}
-    one, same, other = (MODEL(config, rngs=nnx.Rngs(seed)) for seed in (0, 0, 1))
-    assert isinstance(one.core, VideoMAE)
-    assert_equal_trees(layouts.parameters(one.core), layouts.parameters(same.core), rtol=0)
-    name = "encoder/intermediate/kernel"
-    kernel, changed = (layouts.parameters(m.core)[name] for m in (one, other))
-    assert not np.array_equal(kernel, changed)
-    assert not np.array_equal(kernel[0], kernel[1])  # each layer draws its own
 
 
 def test_names_are_exported():
