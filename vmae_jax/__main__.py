@@ -35,9 +35,9 @@ def _listing() -> str:
 
 
 def _is_for_the_user(error: Exception) -> bool:
-    """Whether its text says all: bad values, files, missing packages, and our own errors."""
+    """Whether its text says all: our own errors (settings, missing packages, ...), and files."""
     ours = type(error).__module__.split(".")[0] == "vmae_jax"
-    return ours or isinstance(error, (ValueError, OSError, ModuleNotFoundError))
+    return ours or isinstance(error, OSError)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from vmae_jax.errors import SettingError
 from vmae_jax.reconstruction import Reconstruction, gain, psnr
 
 
@@ -92,7 +93,7 @@ def draw_reconstruction(
         frames shows one for each time step of two-frame tubelets.
       frame_numbers: [T], where the frames come from; counted from 0 if None.
     Raises:
-      ValueError: for 2 channels.
+      SettingError: for 2 channels.
     """
     panels = _panels(reconstruction, clip, mask_name)
     num_frames = len(panels[0].video)
@@ -175,7 +176,7 @@ def _displayable(frames: np.ndarray, least_side: int) -> np.ndarray:
     """uint8 [n, H', W', 3] from fp32 [n, H, W, C], enlarged by a whole number if too small."""
     channels = frames.shape[-1]
     if channels == 2:
-        raise ValueError("num_channels=2 cannot be shown; draw one channel, or add a third.")
+        raise SettingError("num_channels=2 cannot be shown; draw one channel, or add a third.")
     frames = np.repeat(frames, 3, axis=-1) if channels == 1 else frames[..., :3]
     frames = np.round(np.clip(frames, 0, 1) * 255).astype(np.uint8)
     times = math.ceil(least_side / min(frames.shape[1:3]))
@@ -240,13 +241,15 @@ def draw_curve(
       title: above the curve.
       baseline: what a trivial prediction is called, and its loss, drawn as a line.
     Raises:
-      ValueError: if a line is no JSON object with a step, or none has a loss.
+      SettingError: if a line is no JSON object with a step, or none has a loss.
     """
     from matplotlib.figure import Figure
 
     series = _read_series(metrics_path)
     if not series.get("loss"):
-        raise ValueError(f"{metrics_path} has no line with 'loss' and 'step': nothing to draw yet.")
+        raise SettingError(
+            f"{metrics_path} has no line with 'loss' and 'step': nothing to draw yet."
+        )
     steps, losses = _columns(series["loss"])
     window = 1 + len(losses) // 20
     figure = Figure(figsize=(9, 5.5), layout="constrained")
@@ -305,7 +308,7 @@ def _read_series(path: str | os.PathLike) -> dict[str, dict[int, float]]:
                 values = json.loads(line)
                 step = values.pop("step")
             except (ValueError, AttributeError, KeyError, TypeError) as error:
-                raise ValueError(
+                raise SettingError(
                     f"line {number} of {os.fspath(path)} is no JSON object with a step; "
                     "give the metrics.jsonl of a run."
                 ) from error

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 from vmae_jax.config import VideoMAEConfig
+from vmae_jax.errors import SettingError
 from vmae_jax.masking import Mask
 from vmae_jax.patches import normalize, patch_statistics, patchify, scale_pixels, unpatchify
 from vmae_jax.videomae import VideoMAE
@@ -93,27 +94,27 @@ def reconstruct(model: VideoMAE, video: np.ndarray, mask: Mask) -> Reconstructio
       video: uint8 [B, T, H, W, C], of the model's size; any number of channels.
       mask: of the model's grid.
     Raises:
-      ValueError: if the model has no decoder, the video or the mask does not fit it, or its
+      SettingError: if the model has no decoder, the video or the mask does not fit it, or its
         predictions are not finite.
     """
     c = model.config
     if not hasattr(model, "decoder"):
-        raise ValueError("the model has no decoder, so it predicts no pixels; load one that has.")
+        raise SettingError("the model has no decoder, so it predicts no pixels; load one that has.")
     expected = (c.num_frames, *c.frame_size, c.num_channels)
     if video.dtype != np.uint8 or video.shape[1:] != expected:
-        raise ValueError(
+        raise SettingError(
             f"video has shape {video.shape} and dtype {video.dtype}, but this model takes "
             f"(batch, {', '.join(map(str, expected))}) of uint8."
         )
     found = (len(mask.visible), mask.num_tokens)
     if found != (len(video), c.num_tokens):
-        raise ValueError(
+        raise SettingError(
             f"mask is for {found[0]} clips of {found[1]} tokens, but there are {len(video)} clips "
             f"of {c.num_tokens}; draw it with the model's grid={c.grid}."
         )
     predictions = np.asarray(_predict(model, video, mask), np.float32)
     if not np.isfinite(predictions).all():
-        raise ValueError(
+        raise SettingError(
             "the predictions are not finite; the checkpoint is of a run that diverged."
         )
     return render(predictions, video, mask, c)
