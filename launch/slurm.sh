@@ -6,7 +6,7 @@
 #
 # Three minutes before the time is up, and when it is preempted, the run saves and ends with 75, and
 # the job goes back into the queue. So it does after a crash that restarts in place did not mend,
-# five times in a row at most. What no restart mends (76, 77, 78) ends it.
+# five times in a row at most. What no restart mends (76, 77, 78) ends it, and so does Ctrl-C (130).
 #
 #SBATCH --job-name=vmae_jax
 #SBATCH --ntasks-per-node=1

@@ -39,7 +39,8 @@ case "${1:-}" in
       echo \$code > ../ended' train$arguments > ../log.txt 2>&1 < /dev/null & }"
     ;;
   status)
-    # 0 done; 75 preempted; 70 and above 128 crashed: start again. 76, 77, 78: read the log first.
+    # 0 done; 130 interrupted; 75 preempted, 70 and others above 128 crashed: start again. 76, 77,
+    # 78: read the log first.
     on_all_hosts 'if [ -f ended ]; then echo "$(hostname): ended with $(cat ended)"
       elif [ -f pid ] && kill -0 "$(cat pid)"; then echo "$(hostname): running"
       else echo "$(hostname): not started, or killed"; fi
