@@ -32,7 +32,6 @@ case $code in
   77) echo "no usable checkpoint: restore one" ;;
   78) echo "settings, data or disk: read the line above" ;;
   130) echo "interrupted: start the same command again to go on" ;;
-  130) echo "interrupted: start the same command again" ;;
   143) echo "ended before there was anything to save" ;;
   *) echo "code $code: crashed too often without progress, see $workdir/log.txt" ;;
 esac
