@@ -61,9 +61,8 @@ def test_all_that_is_imported_is_required_or_an_extra():
     imported = set(imported_packages()) - OURS
     assert {"jax", "av", "tensorflow_datasets"} <= imported
     brought = {"jaxlib", "ml-dtypes", "fsspec"}  # by jax, and by the hub
-    asked_for = {"tensorflow"}  # by those who have it: return_tensors="tf"
     for module in imported:
-        assert distributions(module) & (CORE | OPTIONAL | brought | asked_for), module
+        assert distributions(module) & (CORE | OPTIONAL | brought), module
 
 
 def test_modules_load_without_any_extra():
@@ -72,7 +71,7 @@ def test_modules_load_without_any_extra():
         for path in PACKAGE.rglob("*.py")
     )
     modules = [name for name in modules if name not in LATE and not name.endswith("__main__")]
-    blocked = {name.replace("-", "_") for name in OPTIONAL} | {"skvideo", "tensorflow"}
+    blocked = {name.replace("-", "_") for name in OPTIONAL} | {"skvideo"}
     assert {"decord", "tensorflow_datasets", "simplejpeg", "torch"} <= blocked
     script = f"""
         import importlib, sys
