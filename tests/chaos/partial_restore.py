@@ -142,7 +142,8 @@ def _save(params: dict[str, jax.Array], directory: Path, like: Path) -> Path:
     """A checkpoint of other parameters that says the same of itself as another one."""
     _, info = loading.read_params(like)
     checkpoints = saving.Checkpoints(directory, keep=1)
-    checkpoints.save({"params": params}, 1, {"model": info["model"]})
+    arrays = {name: jax.numpy.asarray(value) for name, value in params.items()}
+    checkpoints.save({"params": arrays}, 1, {"model": info["model"]})
     checkpoints.wait()
     return directory / "1"
 
