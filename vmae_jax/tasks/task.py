@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -12,7 +13,7 @@ from flax import nnx
 from vmae_jax.config import VideoMAEConfig
 from vmae_jax.flops import Work, classification_work
 from vmae_jax.videomae import VideoMAE
-from vmae_jax.vit import Compute
+from vmae_jax.vit import Compute, LoRA
 
 if TYPE_CHECKING:
     from vmae_jax.data.clip_maker import ClipMaker
@@ -49,10 +50,14 @@ class Task(abc.ABC):
       parts: which parts the model has besides the encoder, of "decoder" and "classifier".
       frozen_parts: names of the model's parameters, up to the first "/", that are not trained. They
         are made fresh or taken from `init.checkpoint` at every start, and never saved again.
+      trains: what is trained unless `optimizer.train` says it, as that option has it; None: all.
+      lora: low-rank updates that the model has besides; they are merged on export.
     """
 
     parts: tuple[str, ...] = ()
     frozen_parts: tuple[str, ...] = ()
+    trains: tuple[str, ...] | None = None
+    lora: LoRA | None = None
 
     # What is trained.
 
@@ -114,6 +119,24 @@ class Task(abc.ABC):
             return {"video": (shape, np.uint8)}
         canvas = (1, model.num_frames, *data.canvas_size, channels)
         return {"video": (canvas, np.uint8), "boxes": ((1, repeat, 4), np.int32)}
+
+    def check_data(
+        self, training: VideoSource, held_out: VideoSource | None, model: VideoMAEConfig
+    ) -> None:
+        """Looks for records that the task cannot use, before anything is computed.
+
+        Args:
+          training, held_out: the records; None if nothing looks at held-out ones.
+          model: of the run.
+        Raises:
+          SettingError: for the first problem.
+        """
+        return
+
+    def encode_label(self, model: VideoMAEConfig) -> Callable[[Any], np.ndarray] | None:
+        """A function, which can be pickled, from a record's label to an entry of the array "label";
+        None: the class number is one."""
+        return None
 
     # What is computed.
 

@@ -1,8 +1,8 @@
 """A run that starts from parameters that were trained before: its own run's, or published ones.
 
-As it is, only the encoder is taken; a decoder or a head starts fresh, as the original fine-tuning
-has it. Other parts are taken by name. What the file holds of others is dropped, and all of that is
-said.
+As it is, the encoder is taken, and the decoder where both have one: pre-training goes on, and
+fine-tuning has a fresh head, as in the original. Other parts are taken by name. What the file holds
+of others is dropped, and all of that is said.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ logger = logging.getLogger(__name__)
 ENCODER = ("embeddings", "encoder", "layernorm")
 DECODER = ("encoder_to_decoder", "mask_token", "decoder", "decoder_norm", "decoder_head")
 CLASSIFIER = ("fc_norm", "classifier")
+GROUPS = {"encoder": ENCODER, "decoder": DECODER, "classifier": CLASSIFIER}
+_ADAPTERS = ("lora_a", "lora_b")  # a run's own, in no checkpoint that is merged
 # Fields that shapes do not show, but with which the weights of a part were trained: they must be
 # the same,
 _TRAINED_WITH = {
@@ -52,7 +54,7 @@ def initial_params(
     path: str | os.PathLike,
     params: dict[str, Any],
     config: VideoMAEConfig,
-    parts: Sequence[str] = ENCODER,
+    parts: Sequence[str] | None = None,
 ) -> tuple[dict[str, Any], list[str]]:
     """Fresh parameters, those of some parts replaced by a checkpoint's.
 
@@ -63,8 +65,9 @@ def initial_params(
         Hugging Face's, a `.pth`, a hub id, ...
       params: of the run's model, fresh: nested dicts of arrays.
       config: of the run's model.
-      parts: first names of the parameters to take, e.g. `(*ENCODER, *DECODER)`. A model that pools
-        the mean has no "layernorm"; all others that are named must be in the model.
+      parts: keys of GROUPS, or first names of parameters, that are to be taken; they must be in the
+        model and in the checkpoint (but the encoder's last norm, which a model that pools the mean
+        does not have). None: the encoder, and the decoder where both have one.
     Returns:
       The parameters, in the dtypes and on the devices of the fresh ones; and what became of the
       checkpoint, in lines that are logged as well.
@@ -75,14 +78,25 @@ def initial_params(
       OSError: if it cannot be read.
     """
     held = {name.split("/")[0] for name in named_leaves(params)}
-    _check_names(parts, held)
-    fresh = {n: x for n, x in named_leaves(params).items() if n.split("/")[0] in parts}
-    taken = [part for part in parts if part in held]
-    what = "the encoder" if set(parts) == set(ENCODER) else ", ".join(taken)
-    dtype = next(iter(fresh.values())).dtype
+    if parts is not None:  # before the file is opened
+        parts = _names(parts)
+        _check_names(parts, held)
     with open_checkpoint(path) as stored:
+        if parts is None:
+            goes_on = "decoder" in held and stored.has("decoder")
+            parts = (*ENCODER, *DECODER) if goes_on else ENCODER
+        fresh = {
+            name: x
+            for name, x in named_leaves(params).items()
+            if name.split("/")[0] in parts and not name.endswith(_ADAPTERS)
+        }
+        taken = [part for part in parts if part in held]
+        what = "the encoder" if set(parts) == set(ENCODER) else ", ".join(taken)
+        dtype = next(iter(fresh.values())).dtype
         _check_parts_are_there(stored, taken)
         _check_trained_alike(stored, config, taken)
+        if "classifier" in taken:
+            _check_classes(stored, config)
         classes = {
             "decoder": bool({*DECODER} & {*taken}),
             "classifier": bool({*CLASSIFIER} & {*taken}),
@@ -115,6 +129,30 @@ def initial_params(
     for line in lines:
         logger.info("initial parameters: %s", line)
     return params, lines
+
+
+def _names(parts: Sequence[str]) -> tuple[str, ...]:
+    """Parts of a model by the first names of their parameters."""
+    if isinstance(parts, str):
+        parts = (parts,)
+    return tuple(name for part in parts for name in GROUPS.get(part, (part,)))
+
+
+def _check_classes(stored: Stored, config: VideoMAEConfig) -> None:
+    """That the classes have the same names in the same order, where both have names."""
+    theirs, ours = dict(stored.config.id2label), dict(config.id2label)
+    nameless = [all(n == f"LABEL_{i}" for i, n in names.items()) for names in (theirs, ours)]
+    if any(nameless) or theirs == ours:
+        return
+    if len(theirs) != len(ours):
+        return  # the shapes tell
+    i = next(i for i in ours if theirs.get(i) != ours[i])
+    same = " (the same names in another order)" * (sorted(theirs.values()) == sorted(ours.values()))
+    raise SettingError(
+        f"{stored.path} has a classifier of other classes{same}: class {i} is {theirs.get(i)!r} "
+        f"there and {ours[i]!r} in the data set; put the classes into its order, or leave "
+        "'classifier' out of init.parts."
+    )
 
 
 def _check_names(parts: Sequence[str], held: Collection[str]) -> None:
