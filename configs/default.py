@@ -104,6 +104,9 @@ def get_config() -> ConfigDict:
     data.num_clips = placeholder(int)
     data.batch_size = 2048  # clips of one step, over all devices
     data.frame_stride = 4  # the original's sampling_rate
+    # frames a second of a clip, whatever the file's rate, up to 1000; None: data.frame_stride
+    # counts frames. Where fps is given, frame_stride is not looked at.
+    data.fps = placeholder(float)
     data.repeat = 1  # crops of the same frames; 2 or 4 divide the cost of decoding
     data.resize = "cv2"  # or "pil": slower, and bit by bit the original's
     # (height, width) of a canvas, e.g. (256, 456): frames go to the device as they are, and are

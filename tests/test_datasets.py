@@ -209,3 +209,24 @@ def test_tfds_sets_name_their_splits(real_source, tmp_path):
             assert reader.num_frames == 120
     with pytest.raises(ValueError, match="test"):
         make_source("tfds", str(folder), "train", train_split="test")
+
+
+@pytest.mark.parametrize("name", CAN_BE_MADE)
+def test_all_holds_the_records_of_both_splits(name, data):
+    path, options = arguments(name, data)
+    parts = [make_source(name, path, split, **options) for split in ("train", "held_out")]
+    everything = make_source(name, path, "all", **options)
+    assert {r.clip_id for r in everything} == {r.clip_id for part in parts for r in part}
+    assert len(everything) == sum(map(len, parts))
+
+
+def test_named_sets_take_the_names_of_their_classes(data):
+    names = [f"class {i}" for i in range(51)]
+    (data / "classes.txt").write_text("\n".join(names) + "\n")
+    options = {"format": "path_label", "held_out_ratio": 0, "classes": str(data / "classes.txt")}
+    source = make_source("hmdb51", str(data / "list.csv"), "train", **options)
+    assert source.class_names == tuple(names)
+    with pytest.raises(ValueError, match="num_classes=51, but there are 50 folders or names"):
+        make_source("hmdb51", str(data / "list.csv"), "train", **options | {"classes": names[:50]})
+    with pytest.raises(ValueError, match=r"classes=\['a'\] is for lists"):
+        make_source("hmdb51", str(data / "videos"), "train", classes=["a"])

@@ -100,5 +100,5 @@ def open_source(config: Any, split: str) -> VideoSource:
     source = make_source(data.name, data.path, split, **data.options)
     if data.cache_size is not None:
         source = cached(source, data.cache_size)
-    source.check_serves(data.frame_stride)
+    source.check_serves(data.frame_stride, uneven=data.fps is not None)
     return source

