@@ -130,9 +130,7 @@ class Trainer:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip_norm)
         self.optimizer.step()
         with torch.no_grad():
-            for mean, value in zip(
-                self.average.parameters(), self.model.parameters(), strict=True
-            ):
+            for mean, value in zip(self.average.parameters(), self.model.parameters(), strict=True):
                 mean.mul_(recipe.ema_decay).add_(value, alpha=1 - recipe.ema_decay)
         self.step_number += 1
         return total

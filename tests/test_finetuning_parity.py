@@ -68,9 +68,7 @@ def make_batch(step, config):
 def drawn(task, config, step):
     """(weights, boxes) that our step draws."""
     key = jax.random.fold_in(jax.random.key(config.seed), step)
-    keys = randomness.fold_in(
-        task._mixup.drawing_keys(randomness.clip_keys(key, BATCH)), _MIX
-    )
+    keys = randomness.fold_in(task._mixup.drawing_keys(randomness.clip_keys(key, BATCH)), _MIX)
     return jax.tree.map(np.asarray, task._mixup.draw(keys, tuple(config.model.image_size)))
 
 
@@ -122,9 +120,7 @@ def run_original(config, start, draws, **mistakes):
     losses = []
     for step, mix in enumerate(draws):
         batch = make_batch(step, config)
-        losses.append(
-            trainer.step(*original.mixed(batch["video"], batch["label"], *mix, recipe))
-        )
+        losses.append(trainer.step(*original.mixed(batch["video"], batch["label"], *mix, recipe)))
     return losses, (trainer.model, trainer.average)
 
 

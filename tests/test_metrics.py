@@ -12,7 +12,9 @@ def test_top_k_by_sorting():
     rng = np.random.default_rng(0)
     scores, labels = rng.standard_normal((50, 7)), rng.integers(0, 7, 50)
     for k in (1, 3, 5, 7, 9):
-        expected = [label in np.argsort(-row)[:k] for row, label in zip(scores, labels, strict=True)]
+        expected = [
+            label in np.argsort(-row)[:k] for row, label in zip(scores, labels, strict=True)
+        ]
         np.testing.assert_array_equal(metrics.in_top_k(scores, labels, k), expected)
 
 

@@ -154,7 +154,9 @@ def test_parts_are_taken_out_and_put_back():
         "encoder": {"a": {"kernel": (1, 3)}, "b": {"bias": (4,)}}, "classifier": {"kernel": (2,)},
     }  # fmt: skip
     put_back = with_trained(PARAMS, jax.tree.map(lambda x: jnp.asarray(x) + 100, part), selection)
-    np.testing.assert_array_equal(put_back["encoder"]["a"]["kernel"][:3], np.arange(9.0).reshape(3, 3))
+    np.testing.assert_array_equal(
+        put_back["encoder"]["a"]["kernel"][:3], np.arange(9.0).reshape(3, 3)
+    )
     np.testing.assert_array_equal(put_back["encoder"]["a"]["kernel"][3], [109, 110, 111])
     np.testing.assert_array_equal(put_back["embeddings"]["kernel"], PARAMS["embeddings"]["kernel"])
     assert trained_layers(selection) == (("a/kernel", 3), ("b/bias", 0))

@@ -43,7 +43,6 @@ def open_samples(
             task.samples(source, model, data, held_out=False),
             config.seed,
             repeat=data.repeat,
-            label=task.encode_label(model),
             bad_clips=BadClips(listed, len(source), data.max_bad_share),
             timeout=data.decode_timeout,
         )
@@ -83,7 +82,6 @@ def _held_out_samples(
     return HeldOutSamples(
         task.samples(source, model, data, held_out=True),
         repeat=next(iter(blank.values()))[0][0],
-        label=task.encode_label(model),
         blank=blank,
         bad_clips=bad if data.skip_bad_held_out else None,
         timeout=data.decode_timeout,

@@ -123,8 +123,9 @@ class Mixup:
         side = jnp.sqrt(1 - weight)
         rows = _interval(height, side, uniform[:, 2])
         columns = _interval(width, side, uniform[:, 3])
-        box = jnp.stack([*rows, *columns], axis=-1) * cuts[:, None]
+        box = jnp.stack([*rows, *columns], axis=-1)
         area = (box[:, 1] - box[:, 0]) * (box[:, 3] - box[:, 2])
+        box *= (cuts & (area > 0))[:, None]
         weight = jnp.where(cuts, 1 - area / (height * width), weight)
         return Mix(weight, box)
 

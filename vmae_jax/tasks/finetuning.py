@@ -147,33 +147,29 @@ class FineTuning(Task):
     ) -> None:
         """Labels fit the model, each class has clips, no video is on both sides, and mirroring
         does not change what a class means."""
-        from vmae_jax.data import labels
+        from vmae_jax.data.disjoint import check_disjoint
+        from vmae_jax.data.labels import check_training, mirrored_classes
 
-        labels.check_training(
+        check_training(
             training,
             self.problem_type,
             model.num_labels,
-            allow_empty_classes=self._allow_empty_classes,
+            training.class_names,
+            allow_missing=self._allow_empty_classes,
         )
         if held_out is not None:
-            labels.check_disjoint(training, held_out, allow=self._allow_shared_videos)
+            check_disjoint(training, held_out, allow=self._allow_shared_videos)
         if self._class_weights is not None and len(self._class_weights) != model.num_labels:
             raise SettingError(
                 f"finetuning.class_weights has {len(self._class_weights)} numbers, and the model "
                 f"{model.num_labels} classes; give one for each."
             )
-        mirrored = labels.mirrored_classes(training.class_names) if self._augment.flip else []
+        mirrored = mirrored_classes(training.class_names) if self._augment.flip else []
         if mirrored:
             raise SettingError(
                 f"finetuning.augment.flip=True mirrors clips, but a mirrored {mirrored[0]!r} is "
                 "another class; set it to False."
             )
-
-    def encode_label(self, model: VideoMAEConfig) -> Callable[[Any], np.ndarray]:
-        """A class number, ones at several classes, or numbers."""
-        from vmae_jax.data import labels
-
-        return labels.encoder(self.problem_type, model.num_labels)
 
     def samples(
         self, source: VideoSource, model: VideoMAEConfig, data: Any, *, held_out: bool
@@ -181,8 +177,10 @@ class FineTuning(Task):
         """Training: random frames, `data.repeat` augmentations of them. Held out: the middle clip,
         or `data.segments` x `data.crops` views."""
         from vmae_jax.data import clip_maker
+        from vmae_jax.data.labels import encoder
         from vmae_jax.data.video.rand_augment import parse_policy
 
+        label = encoder(self.problem_type, model.num_labels)
         if not held_out:
             frames = (
                 clip_maker.timed_frames(model.num_frames, data.fps)
@@ -200,7 +198,7 @@ class FineTuning(Task):
                 ratio=tuple(augment.ratio),
                 canvas=data.canvas_size,
             )
-            return clip_maker.ClipMaker(source, frames, transform)
+            return clip_maker.ClipMaker(source, frames, transform, label)
         segments, crops = _views(data)
         if data.fps is not None:
             frames = clip_maker.timed_view_frames(model.num_frames, data.fps, segments)
@@ -213,7 +211,7 @@ class FineTuning(Task):
                 model.num_frames, data.frame_stride, self._sampling, segments
             )
         transform = clip_maker.test_views(model.frame_size, segments, crops)
-        return clip_maker.ClipMaker(source, frames, transform)
+        return clip_maker.ClipMaker(source, frames, transform, label)
 
     def batch(self, model: VideoMAEConfig, data: Any, *, held_out: bool) -> Arrays:
         """`video` and `label`; in training with a canvas, `boxes` too."""
@@ -270,7 +268,7 @@ class FineTuning(Task):
 
         Args:
           model: with a classifier.
-          batch: `video` uint8 [B, T, H, W, C] and `label`, as `encode_label` makes it, [B, ...];
+          batch: `video` uint8 [B, T, H, W, C] and `label`, as `labels.encoder` makes it, [B, ...];
             `boxes` with a canvas; `weight` fp32 [B] when held out; what `prepare` adds.
           keys: [B], for augmentation, dropout and drop path.
         """

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -137,11 +136,6 @@ class Task(abc.ABC):
           SettingError: for the first problem.
         """
         return
-
-    def encode_label(self, model: VideoMAEConfig) -> Callable[[Any], np.ndarray] | None:
-        """A function, which can be pickled, from a record's label to an entry of the array "label";
-        None: the class number is one."""
-        return None
 
     # What is computed.
 

@@ -24,6 +24,7 @@ from vmae_jax.errors import SettingError
 from vmae_jax.processes.distributed import check_same
 from vmae_jax.sharding import path_name
 from vmae_jax.vit import Compute
+from vmae_jax.weights.class_order import check_class_order
 from vmae_jax.weights.pretrained import compare, outline, read_values
 from vmae_jax.weights.stored import Stored, open_checkpoint
 
@@ -96,7 +97,9 @@ def initial_params(
         _check_parts_are_there(stored, taken)
         _check_trained_alike(stored, config, taken)
         if "classifier" in taken:
-            _check_classes(stored, config)
+            names = [config.id2label[i] for i in range(config.num_labels)]
+            nameless = names == [f"LABEL_{i}" for i in range(len(names))]
+            check_class_order(stored.path, stored.config.id2label, () if nameless else names)
         classes = {
             "decoder": bool({*DECODER} & {*taken}),
             "classifier": bool({*CLASSIFIER} & {*taken}),
@@ -136,23 +139,6 @@ def _names(parts: Sequence[str]) -> tuple[str, ...]:
     if isinstance(parts, str):
         parts = (parts,)
     return tuple(name for part in parts for name in GROUPS.get(part, (part,)))
-
-
-def _check_classes(stored: Stored, config: VideoMAEConfig) -> None:
-    """That the classes have the same names in the same order, where both have names."""
-    theirs, ours = dict(stored.config.id2label), dict(config.id2label)
-    nameless = [all(n == f"LABEL_{i}" for i, n in names.items()) for names in (theirs, ours)]
-    if any(nameless) or theirs == ours:
-        return
-    if len(theirs) != len(ours):
-        return  # the shapes tell
-    i = next(i for i in ours if theirs.get(i) != ours[i])
-    same = " (the same names in another order)" * (sorted(theirs.values()) == sorted(ours.values()))
-    raise SettingError(
-        f"{stored.path} has a classifier of other classes{same}: class {i} is {theirs.get(i)!r} "
-        f"there and {ours[i]!r} in the data set; put the classes into its order, or leave "
-        "'classifier' out of init.parts."
-    )
 
 
 def _check_names(parts: Sequence[str], held: Collection[str]) -> None:
