@@ -374,12 +374,13 @@ def our_source(folder: Path, data: str):
 
 def training_clips(source, stride: int = 4, repeat: int = 1, canvas=None):
     """What makes the clips of pre-training."""
-    from vmae_jax.data import clip_maker
+    from vmae_jax.data import samplers, transforms
+    from vmae_jax.data.clip_maker import ClipMaker
 
-    return clip_maker.ClipMaker(
+    return ClipMaker(
         source,
-        clip_maker.pretraining_frames(NUM_FRAMES, stride),
-        clip_maker.random_crops(IMAGE_SIZE, repeat, canvas=canvas),
+        samplers.pretraining_frames(NUM_FRAMES, stride),
+        transforms.random_crops(IMAGE_SIZE, repeat, canvas=canvas),
     )
 
 

@@ -6,8 +6,8 @@ python train.py --config=configs/finetune_hmdb51_b.py --workdir=... --config.dat
 VideoMAE (Tong et al., NeurIPS 2022, arXiv 2203.12602).
 Theirs ran on 8 GPUs, 128 videos in all.
 Published: 62.6 % top-1 on HMDB51 (10 x 3 views).
-No script was released: values are those of the paper's appendix. Ours: the final rate and no dropout
-of the head, as in most scripts, and groups of 16 x 2 clips for mixup, as for UCF101.
+No script was released: values are those of the paper's appendix. Ours: the final rate and no
+dropout of the head, as in most scripts, and groups of 16 x 2 clips for mixup, as for UCF101.
 The paper rounds the size of the data set; data.num_clips takes that of your split.
 
 Source: the paper's appendix, sections 6 and 7.

@@ -8,7 +8,7 @@ import time
 
 import numpy as np
 
-from vmae_jax.data import clip_maker
+from vmae_jax.data import samplers, transforms
 from vmae_jax.data.bad_clips import BadClips
 from vmae_jax.data.clip_maker import ClipMaker
 from vmae_jax.data.samples import HeldOutSamples, TrainingSamples
@@ -76,16 +76,16 @@ def random_clip(
 ) -> ClipMaker:
     return ClipMaker(
         source,
-        clip_maker.pretraining_frames(num_frames, frame_stride),
-        clip_maker.random_crops(image_size, repeat, resize, canvas),
+        samplers.pretraining_frames(num_frames, frame_stride),
+        transforms.random_crops(image_size, repeat, resize, canvas),
     )
 
 
 def centre_clip(source, num_frames, frame_stride, image_size, resize="cv2") -> ClipMaker:
     return ClipMaker(
         source,
-        clip_maker.centre_frames(num_frames, frame_stride),
-        clip_maker.centre_view(image_size, resize),
+        samplers.centre_frames(num_frames, frame_stride),
+        transforms.centre_view(image_size, resize),
     )
 
 

@@ -9,7 +9,7 @@ from video_corpus import FRAMES, IRREGULAR, encode, painted_numbers
 
 from vmae_jax.config import VideoMAEConfig
 from vmae_jax.configs import default
-from vmae_jax.data.clip_maker import timed_centre_frames, timed_frames, timed_view_frames
+from vmae_jax.data.samplers import timed_centre_frames, timed_frames, timed_view_frames
 from vmae_jax.data.sources.video_source import VideoRecord, VideoSource
 from vmae_jax.errors import SettingError
 from vmae_jax.tasks.pretraining import Pretraining

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
-from flax import nnx
 
 from vmae_jax import assembly, sharding
 from vmae_jax.checkpoints.fingerprints import named_leaves
@@ -97,8 +96,7 @@ def test_only_what_is_named_changes(patterns):
     for name, changes in found.items():
         # a bias or scale of a fresh block may have a gradient that is 0 to rounding, but not all
         assert changes == wanted(name), name
-    moments = named_leaves(state.opt_state["adam"]["mu"] if isinstance(state.opt_state["adam"], dict)
-                           else state.opt_state["adam"].mu)  # fmt: skip
+    moments = named_leaves(state.opt_state["adam"].mu)
     for name, x in moments.items():
         whole = named_leaves(state.params)[name].shape
         layers = wanted(name) if name.startswith("encoder/") else [wanted(name)]

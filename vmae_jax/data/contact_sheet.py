@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from vmae_jax.data.clip_maker import pretraining_frames
 from vmae_jax.data.report import visit
 from vmae_jax.data.sample_numbers import sample_rng
+from vmae_jax.data.samplers import pretraining_frames
 from vmae_jax.data.sources.record_label import as_text
 from vmae_jax.data.sources.video_source import VideoRecord, VideoSource
 from vmae_jax.data.video.augment import crop_and_resize, sample_crop_box

@@ -176,21 +176,22 @@ class FineTuning(Task):
     ) -> ClipMaker:
         """Training: random frames, `data.repeat` augmentations of them. Held out: the middle clip,
         or `data.segments` x `data.crops` views."""
-        from vmae_jax.data import clip_maker
+        from vmae_jax.data import samplers, transforms
+        from vmae_jax.data.clip_maker import ClipMaker
         from vmae_jax.data.labels import encoder
         from vmae_jax.data.video.rand_augment import parse_policy
 
         label = encoder(self.problem_type, model.num_labels)
         if not held_out:
             frames = (
-                clip_maker.timed_frames(model.num_frames, data.fps)
+                samplers.timed_frames(model.num_frames, data.fps)
                 if data.fps is not None
-                else clip_maker.fine_tuning_frames(
+                else samplers.fine_tuning_frames(
                     model.num_frames, data.frame_stride, self._sampling
                 )
             )
             augment = self._augment
-            transform = clip_maker.augmented_clips(
+            transform = transforms.augmented_clips(
                 model.frame_size,
                 data.repeat,
                 policy=parse_policy(augment.rand_augment) if augment.rand_augment else None,
@@ -198,20 +199,18 @@ class FineTuning(Task):
                 ratio=tuple(augment.ratio),
                 canvas=data.canvas_size,
             )
-            return clip_maker.ClipMaker(source, frames, transform, label)
+            return ClipMaker(source, frames, transform, label)
         segments, crops = _views(data)
         if data.fps is not None:
-            frames = clip_maker.timed_view_frames(model.num_frames, data.fps, segments)
+            frames = samplers.timed_view_frames(model.num_frames, data.fps, segments)
         elif data.segments is None:
-            frames = clip_maker.validation_frames(
-                model.num_frames, data.frame_stride, self._sampling
-            )
+            frames = samplers.validation_frames(model.num_frames, data.frame_stride, self._sampling)
         else:
-            frames = clip_maker.view_frames(
+            frames = samplers.view_frames(
                 model.num_frames, data.frame_stride, self._sampling, segments
             )
-        transform = clip_maker.test_views(model.frame_size, segments, crops)
-        return clip_maker.ClipMaker(source, frames, transform, label)
+        transform = transforms.view_clips(model.frame_size, segments, crops)
+        return ClipMaker(source, frames, transform, label)
 
     def batch(self, model: VideoMAEConfig, data: Any, *, held_out: bool) -> Arrays:
         """`video` and `label`; in training with a canvas, `boxes` too."""

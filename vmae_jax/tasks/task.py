@@ -94,21 +94,23 @@ class Task(abc.ABC):
         Raises:
           SettingError: for options that cannot work.
         """
-        from vmae_jax.data import clip_maker  # decodes video, which models go without
+        # they decode video, which models go without
+        from vmae_jax.data import samplers, transforms
+        from vmae_jax.data.clip_maker import ClipMaker
 
         if data.fps is None:
             rate = data.frame_stride
-            random, centre = clip_maker.pretraining_frames, clip_maker.centre_frames
+            random, centre = samplers.pretraining_frames, samplers.centre_frames
         else:
             rate = data.fps
-            random, centre = clip_maker.timed_frames, clip_maker.timed_centre_frames
+            random, centre = samplers.timed_frames, samplers.timed_centre_frames
         if held_out:
-            transform = clip_maker.centre_view(model.frame_size, data.resize)
-            return clip_maker.ClipMaker(source, centre(model.num_frames, rate), transform)
-        transform = clip_maker.random_crops(
+            transform = transforms.centre_view(model.frame_size, data.resize)
+            return ClipMaker(source, centre(model.num_frames, rate), transform)
+        transform = transforms.random_crops(
             model.frame_size, data.repeat, data.resize, data.canvas_size
         )
-        return clip_maker.ClipMaker(source, random(model.num_frames, rate), transform)
+        return ClipMaker(source, random(model.num_frames, rate), transform)
 
     def batch(self, model: VideoMAEConfig, data: Any, *, held_out: bool) -> Arrays:
         """The arrays of a group that go to the devices; what else the samples have stays behind.

@@ -96,6 +96,9 @@ class VideoReader:
     def read(self, indices: Sequence[int]) -> np.ndarray:
         """RGB frames, uint8 [len(indices), height, width, 3], in the order asked for.
 
+        A frame asked for twice is decoded once, and all in their own order: the views of a test
+        overlap, short videos repeat frames.
+
         Raises:
           ValueError: if an index is outside [0, num_frames).
           VideoError: if the file turns out to be damaged.
