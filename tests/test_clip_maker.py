@@ -95,6 +95,9 @@ def test_every_start_from_which_the_clip_fits_is_equally_likely():
     # 500 expected each, standard deviation 19.4
     assert np.abs(np.bincount(found[:, 0], minlength=4) - 500).max() < 4 * 19.4
     assert found[:, 0].max() == 3
+    # and in floating point 9 / 25 - 1 / 12.5 lies below 7 / 25
+    found = [timed_frames(2, 12.5)(TimedReader(np.arange(10) / 25), rng)[0] for _ in range(200)]
+    assert set(found) == set(range(8))
     short = [sampler(TimedReader([0, 0.1, 0.2, 0.3]), rng).tolist() for _ in range(20)]
     assert short == [[0, 2, 3, 3]] * 20
 

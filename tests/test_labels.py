@@ -108,8 +108,8 @@ def test_prepared_sets_give_the_labels_back(tmp_path, column, values, expected):
     assert [record.label for record in again] == expected
     assert [type(record.label) for record in again] == [type(x) for x in expected]
     assert again.class_names == tuple(CLASSES)
-    with again.open(3) as reader:  # whose record is compared with the index
-        assert reader.num_frames == 40
+    for i in range(6):
+        again.open(i).close()  # compares the record with the index
     assert damage(tmp_path / "set", workers=1) == []
 
 

@@ -53,30 +53,37 @@ def check_disjoint(train: VideoSource, test: VideoSource, allow: bool = False) -
 def _overlapping(train: VideoSource, test: VideoSource) -> Iterator[str]:
     """Clip ids of the test records that overlap with a training record."""
     real_path = _real_path()
-    trained: dict[tuple, dict[str, list[tuple[float, float]]]] = {}
+    tested = [_video(record, real_path) for record in test]
+    trained: dict[tuple, dict[str, list[tuple[float, float]]]] = {video: {} for video in tested}
     for record in train:
-        unit, *limits = _limits(record)
-        trained.setdefault(_video(record, real_path), {}).setdefault(unit, []).append(tuple(limits))
+        if (units := trained.get(_video(record, real_path))) is not None:
+            unit, *limits = _limits(record)
+            units.setdefault(unit, []).append(tuple(limits))
     tables = {video: {u: _table(x) for u, x in units.items()} for video, units in trained.items()}
-    for record in test:
-        units = tables.get(_video(record, real_path))
-        if units is None:
-            continue
+    for record, video in zip(test, tested, strict=True):
         unit, start, stop = _limits(record)
-        if set(units) != {unit} or _overlaps(units[unit], start, stop):
+        if any(u != unit or _overlaps(table, start, stop) for u, table in tables[video].items()):
             yield record.clip_id
 
 
 def _real_path() -> Callable[[str], str]:
-    """`os.path.realpath`, at one question to the disk for each file beside those for folders."""
+    """`os.path.realpath`, which asks the disk for each folder instead of each file."""
     real_folder = functools.cache(os.path.realpath)
+
+    @functools.cache
+    def links_in(folder: str) -> set[str]:
+        try:
+            with os.scandir(folder or ".") as entries:
+                return {entry.name for entry in entries if entry.is_symlink()}
+        except OSError:  # what is missing is told when it is opened
+            return set()
 
     @functools.cache
     def real_path(path: str) -> str:
         if is_remote(path):
             return path
         folder, name = os.path.split(path)
-        if name in ("", ".", "..") or os.path.islink(path):
+        if name in ("", ".", "..") or name in links_in(folder):
             return os.path.realpath(path)
         return os.path.join(real_folder(folder), name)
 
