@@ -7,17 +7,20 @@ the other side as well, and has to show.
 
 from __future__ import annotations
 
+import tempfile
+
 import jax
 import numpy as np
 import pytest
 import tiny
 from flax import nnx
 
+import vmae_jax
 from vmae_jax import assembly, randomness, sharding
 from vmae_jax.configs import finetune_default
 from vmae_jax.tasks import make_task
 from vmae_jax.tasks.finetuning import _MIX
-from vmae_jax.weights import export
+from vmae_jax.weights import export, layouts
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -25,6 +28,7 @@ original = pytest.importorskip("original_finetuning")
 pytestmark = pytest.mark.usefixtures("hasty_compiler")
 
 NUM_STEPS, NUM_LABELS, BATCH, GROUP = 30, 5, 8, 4
+CLASS = "VideoMAEForVideoClassification"
 LOSSES, WEIGHTS = 5e-6, 5e-5  # relative deviations that are allowed
 
 
@@ -93,18 +97,18 @@ def run_ours(config):
 
 
 def torch_model(core):
-    tensors = export.hugging_face_tensors(core, "VideoMAEForVideoClassification")
-    settings = core.config.to_dict()
-    settings.pop("initialization")
-    model = transformers.VideoMAEForVideoClassification(transformers.VideoMAEConfig(**settings))
-    for module in model.modules():
-        if isinstance(module, torch.nn.LayerNorm):
-            module.eps = 1e-6  # transformers has another for the last
-    state = {name: torch.tensor(np.asarray(x)) for name, x in tensors.items()}
-    missing, unexpected = model.load_state_dict(state, strict=False)
-    assert not unexpected
-    assert all("position_embeddings" in name for name in missing)
-    return model
+    with tempfile.TemporaryDirectory() as folder:
+        with pytest.warns(UserWarning, match="fc_norm_eps"):
+            export.save_hugging_face(core, folder, CLASS)
+        model = transformers.VideoMAEForVideoClassification.from_pretrained(folder)
+    model.fc_norm.eps = core.config.fc_norm_eps  # transformers has another
+    return model.eval()
+
+
+def as_ours(model):
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        return vmae_jax.VideoMAEForVideoClassification.from_pretrained(folder).core
 
 
 def run_original(config, start, draws, **mistakes):
@@ -129,9 +133,9 @@ def deviations(ours, theirs):
     losses = np.abs(np.subtract(ours[0], theirs[0])) / np.abs(theirs[0])
     found = [losses.max()]
     for core, model in zip(ours[1], theirs[1], strict=True):
-        tensors = export.hugging_face_tensors(core, "VideoMAEForVideoClassification")
-        states = model.state_dict()
-        pairs = [(np.asarray(x), states[name].numpy()) for name, x in tensors.items()]
+        values = layouts.parameters(core)
+        theirs_as_ours = layouts.parameters(as_ours(model))
+        pairs = [(np.asarray(x), np.asarray(theirs_as_ours[name])) for name, x in values.items()]
         difference = sum(np.square(a - b, dtype=np.float64).sum() for a, b in pairs)
         size = sum(np.square(b, dtype=np.float64).sum() for _, b in pairs)
         found.append(np.sqrt(difference / size))

@@ -69,7 +69,7 @@ def expected_of(patterns):
         layers = [False] * DEPTH
         for pattern in patterns:
             if pattern == "last_2_blocks" and name.startswith("encoder/"):
-                layers = [False, True, True]
+                layers = [layers[0], True, True]
             hit = {
                 "head": name.startswith(("classifier/", "fc_norm/")),
                 "norms": "norm" in name,
@@ -117,7 +117,6 @@ def test_frozen_blocks_cost_neither_memory_nor_a_backward_pass():
     last, last_flops = gradient_sizes(make_steps(**{"optimizer.train": ("last_1_blocks", "head")}))
     head, head_flops = gradient_sizes(make_steps(**{"optimizer.train": ("head",)}))
     assert head < last < whole
-    assert head_flops < 0.5 * whole_flops
     assert head_flops < last_flops < whole_flops
 
 
