@@ -122,9 +122,7 @@ def test_clip_makers_of_fine_tuning_validation_and_testing():
 )
 def test_what_cannot_work_is_named(options, message):
     with pytest.raises(SettingError, match=message):
-        transforms.augmented_clips(
-            (16, 16), **{"repeat": 1, "policy": None, **RANGES, **options}
-        )
+        transforms.augmented_clips((16, 16), **{"repeat": 1, "policy": None, **RANGES, **options})
 
 
 @pytest.mark.parametrize(("numbers", "name"), [((0, 3), "num_segments"), ((5, 0), "num_crops")])

@@ -41,8 +41,8 @@ def original_test_crop(frames, side, number, num_crops):
 def original_centre_crop(frames, side):
     """video_transforms.py, Resize and CenterCrop."""
     frames = original_resize(frames, side)
-    left = int(round((frames.shape[2] - side) / 2.0))
-    top = int(round((frames.shape[1] - side) / 2.0))
+    left = round((frames.shape[2] - side) / 2.0)
+    top = round((frames.shape[1] - side) / 2.0)
     return frames[:, top : top + side, left : left + side]
 
 
