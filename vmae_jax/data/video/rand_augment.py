@@ -19,6 +19,7 @@ from vmae_jax.errors import SettingError
 
 PROBABILITY = 0.5  # that a chosen operation is applied
 MAX_MAGNITUDE = 10.0
+PART = r"m(?P<m>\d+(?:\.\d+)?)|n(?P<n>\d+)|mstd(?P<mstd>\d+(?:\.\d+)?)|inc(?P<inc>[01])"
 
 # What an operation takes of a magnitude m in [0, 10] and a sign, 1 or -1.
 Argument = Callable[[float, int], tuple]
@@ -84,15 +85,9 @@ def parse_policy(text: str) -> RandAugment:
       SettingError: for anything else.
     """
     name, *parts = text.split("-")
-    fields = {}
-    for part in parts:
-        match = re.fullmatch(r"(m|mstd)(\d+(?:\.\d+)?)|(n)(\d+)|(inc)([01])", part)
-        key, value = [group for group in match.groups() if group] if match else (None, None)
-        if key is None or key in fields:
-            name = ""  # what follows is no policy either
-            break
-        fields[key] = value
-    if name != "rand":
+    matches = [re.fullmatch(PART, part) for part in parts]
+    fields = {match.lastgroup: match[match.lastgroup] for match in matches if match}
+    if name != "rand" or len(fields) < len(parts):
         raise SettingError(
             f"RandAugment policy {text!r} cannot be read; write rand and then any of m, n, mstd, "
             "inc (0 or 1), each once, with its number: rand-m7-n4-mstd0.5-inc1."
