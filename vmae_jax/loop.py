@@ -11,6 +11,7 @@ as if it had never stopped: data order, augmentation, masks and dropout are func
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import os
@@ -168,8 +169,14 @@ def make_context(
     """What the evaluators work with."""
 
     def open_samples(data: Mapping[str, Any], split: str):
-        changed = ConfigDict(config)
-        changed.data.update(data)
+        if unknown := set(data) - set(config.data):
+            raise SettingError(
+                f"{sorted(unknown)} of an evaluator's data are no options of section data; there "
+                f"are {sorted(config.data)}."
+            )
+        changed = copy.deepcopy(config)  # a ConfigDict of it would share its sections
+        with changed.data.options.unlocked():
+            changed.data.update(data)
         return open_held_out(changed, task, workdir, steps.model_config, split)
 
     return Context(config, task, steps, held_out, open_samples, frozen, workdir, metrics_file)
