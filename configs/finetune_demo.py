@@ -2,15 +2,15 @@
 
 python train.py --config=configs/finetune_demo.py --workdir=runs/finetune_demo
 
-From scratch it tells 88 % of the 240 test videos right (88.8 % and 88.3 % with seeds 0 and 1; chance
-is 16.7 %), and the clips of these were never seen in training. What is taken for each other are the
-two senses of a circle. A model that sees one frame of each clip stays at chance (16.3 %), as it must:
+From scratch it tells 88 % of the 240 test videos right (88.8 % and 88.3 % with seeds 0 and 1;
+chance is 16.7 %), which are made of a clip that training never sees. What it takes for each other
+are the two senses of a circle. A model of single frames stays at chance (16.3 %), as it must:
 
 python train.py --config=configs/finetune_demo.py --workdir=... --config.model.num_frames=1
   --config.model.tubelet_size=1
 
-All of it takes 243 s of processor time on a shared core of an AMD EPYC: 60 to render 2160 videos,
-which happens once, some 50 to decode them and to compile, the rest for 1500 steps and tests
+From nothing it takes 243 s of processor time, measured on one core of an AMD EPYC that was shared
+with other programs; some 70 of them, to render 2160 videos and to compile, only the first time
 (benchmarks/results/finetune_demo_cpu.json).
 """
 
