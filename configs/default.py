@@ -36,7 +36,7 @@ def get_config() -> ConfigDict:
     model.attention_probs_dropout_prob = 0.0
     model.drop_path_rate = 0.0  # of the last block; rises linearly from 0
     model.head_dropout_prob = 0.0  # before the classifier
-    # of the classifier; None: as many as the data set names classes
+    # classes, or numbers of a regression; None: as many classes as the data set names, else 2
     model.num_labels = placeholder(int)
 
     # How it is computed (vmae_jax.vit.Compute describes the fields).

@@ -39,7 +39,7 @@ from vmae_jax.running.session import Session, check_settings, log_measured
 from vmae_jax.tasks import make_task
 from vmae_jax.tasks.task import Task
 from vmae_jax.training import TrainState, split_params
-from vmae_jax.weights.initial_params import initial_params
+from vmae_jax.weights.initial_params import initial_params, parts_of
 
 logger = logging.getLogger(__name__)
 
@@ -259,7 +259,7 @@ def fresh_state(config: ConfigDict, task: Task, steps: Steps) -> tuple[TrainStat
     params = state.params | frozen.get("model", {})
     try:
         params, _ = initial_params(
-            config.init.checkpoint, params, steps.model_config, config.init.parts
+            config.init.checkpoint, params, steps.model_config, parts_of(config.init.parts)
         )
     except FileNotFoundError as error:
         raise SettingError(f"init.checkpoint={config.init.checkpoint!r}: {error}") from error

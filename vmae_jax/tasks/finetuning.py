@@ -79,6 +79,7 @@ class FineTuning(Task):
     """
 
     parts = ("classifier",)
+    uneven_frames = True
 
     def __init__(
         self,
