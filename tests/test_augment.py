@@ -255,13 +255,13 @@ def ks_distance(values, cdf):
 def test_resized_crops_have_the_areas_and_aspects_of_the_formulas():
     # So small that every draw fits, in a frame so large that rounding to pixels does not show.
     rng, size, n = np.random.default_rng(0), 40000, 20000
-    boxes = [sample_resized_crop_box(size, size, rng, (0.08, 0.5), (0.75, 4 / 3)) for _ in range(n)]
+    boxes = [sample_resized_crop_box(size, size, rng, (0.08, 0.4), (0.5, 1.25)) for _ in range(n)]
     tops, lefts, heights, widths = np.array(boxes).T
     areas, aspects = heights * widths / size**2, np.log(widths / heights)
-    low, high = np.log([0.75, 4 / 3])
+    low, high = np.log([0.5, 1.25])
     free = size - np.array([heights, widths])
     for values, start, stop in (
-        (areas, 0.08, 0.5),
+        (areas, 0.08, 0.4),
         (aspects, low, high),
         (tops / free[0], 0, 1),
         (lefts / free[1], 0, 1),

@@ -147,8 +147,8 @@ def test_every_form_of_import_is_read():
 
 # The model and the step: modules of the package itself that know neither files nor runs.
 CORE = (
-    "activations attention choices config config_checks device_crop flops losses masking optim "
-    "patches randomness sharding sizes training videomae vit"
+    "activations attention choices config config_checks device_augment device_crop flops losses "
+    "masking optim patches randomness sharding sizes training videomae vit"
 )
 # room: what it may import besides itself, by rooms; the bottom first
 MAY_IMPORT = {

@@ -51,8 +51,8 @@ class Task(abc.ABC):
         are made fresh or taken from `init.checkpoint` at every start, and never saved again.
       trains: what is trained unless `optimizer.train` says it, as that option has it; None: all.
       lora: low-rank updates that the model has besides; they are merged on export.
-      uneven_frames: whether its clips have frames at other distances than `data.frame_stride`, which
-        only data sets with all frames can serve.
+      uneven_frames: whether its clips have frames at other distances than `data.frame_stride`,
+        which only data sets with all frames can serve.
     """
 
     parts: tuple[str, ...] = ()
