@@ -46,6 +46,7 @@ def make_config(folder, **changes):
             "schedule.warmup_epochs": None,
             "schedule.warmup_steps": 0,
             "finetuning.mixup.prob": 0.0,
+            "finetuning.allow_shared_videos": True,
             "evals.held_out.every_steps": 0,
             "evals.loss_curve.every_steps": 0,
             **changes,
@@ -203,7 +204,13 @@ def test_a_set_that_cannot_be_opened_is_told_before_anything_is_computed(folder,
     config.evals.test.data.path = str(folder / "absent.csv")
     with pytest.raises(SettingError, match=r"absent\.csv"):
         loop.train(config, str(tmp_path))
-    assert not (tmp_path / "checkpoints").exists()
+    assert not (tmp_path / "metrics.jsonl").exists() or not (tmp_path / "metrics.jsonl").read_text()
+
+
+def test_a_test_on_training_videos_is_refused_unless_allowed(folder, tmp_path):
+    config = make_config(folder, **{"finetuning.allow_shared_videos": False})
+    with pytest.raises(SettingError, match="20 of 20 test clips are among the training clips"):
+        loop.evaluate(config, str(tmp_path), ["test"])
 
 
 def test_an_unreadable_video_stops_the_test_and_is_named_or_is_counted(folder, tmp_path):
