@@ -253,7 +253,8 @@ class FineTuning(Task):
         mixed[f"{_PARTNER}keys"] = reverse_groups(keys, group)
         # few numbers: every device draws all of them, rather than wait for the others in a loop
         drawing_keys = sharding.on_all(self._mixup.drawing_keys(keys))
-        mixed[_NUMBERS] = self._mixup.draw(randomness.fold_in(drawing_keys, _MIX))
+        numbers = self._mixup.draw(randomness.fold_in(drawing_keys, _MIX))
+        mixed[_NUMBERS] = sharding.on_all(numbers)
         return sharding.split_clips({**batch, **mixed})
 
     def objective(
