@@ -121,6 +121,10 @@ def test_scores_are_the_originals(folder, tmp_path, sampling):
     np.testing.assert_allclose(found, scores, atol=1e-4)
     assert np.ptp(scores, axis=0).max() > 0.1  # records differ
     assert [row["label"] for row in written["records"]] == labels.tolist()
+    right = scores.argmax(1) == labels
+    assert [c["accuracy"] for c in written["classes"]] == pytest.approx(
+        [right[labels == k].mean() for k in range(NUM_LABELS)]
+    )
     assert measured["test/top1"] == pytest.approx((scores.argmax(1) == labels).mean())
     assert measured["test/top1_logit_mean"] == pytest.approx(
         (logit_means.argmax(1) == labels).mean()
