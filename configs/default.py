@@ -73,6 +73,8 @@ def get_config() -> ConfigDict:
     data.batch_size = 2048  # clips of one step, over all devices
     data.frame_stride = 4  # the original's sampling_rate
     data.repeat = 1  # crops of the same frames; 2 or 4 divide the cost of decoding
+    # of the crops' sides, shares of the frame's short side; (1.0,) takes it whole
+    data.crop_scales = (1.0, 0.875, 0.75, 0.66)
     data.resize = "cv2"  # or "pil": slower, and bit by bit the original's
     # (height, width) of a canvas, e.g. (256, 456): frames go to the device as they are, and are
     # cropped and resized there; for repeat > 1
@@ -133,6 +135,8 @@ def get_config() -> ConfigDict:
     evals.reconstructions = ConfigDict()
     evals.reconstructions.every_steps = -1
     evals.reconstructions.num_clips = 3  # held-out clips that are drawn
+    evals.reconstructions.num_measured = 32  # the PSNR is of so many held-out clips at most
+    evals.reconstructions.num_masks = 1  # of each of these
 
     # Options, and with a dot at the end sections, that a run may go on with another value of: where
     # the data and the devices are, how fast it goes, when it looks at itself, what it puts up with.

@@ -97,7 +97,7 @@ class Task(abc.ABC):
             transform = clip_maker.centre_view(model.frame_size, data.resize)
             return clip_maker.ClipMaker(source, clip_maker.centre_frames(*frames), transform)
         transform = clip_maker.random_crops(
-            model.frame_size, data.repeat, data.resize, data.canvas_size
+            model.frame_size, data.repeat, data.resize, data.canvas_size, data.crop_scales
         )
         return clip_maker.ClipMaker(source, clip_maker.pretraining_frames(*frames), transform)
 
