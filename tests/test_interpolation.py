@@ -103,9 +103,11 @@ def test_a_frame_that_shows_nothing_takes_the_nearest_time_step_that_does():
     found = interpolate_visible(video, mask_of(hidden, config), config)
     # step 1 is as far from step 0 as from step 2
     np.testing.assert_array_equal(found, video[:, [0, 1, 0, 1, 4, 5]])
-    hidden[0] = True
-    found = interpolate_visible(video, mask_of(hidden, config), config)
-    np.testing.assert_array_equal(found, video[:, [4, 5, 4, 5, 4, 5]])
+    for shown, expected in ((2, [4, 5, 4, 5, 4, 5]), ([0, 1], [0, 1, 2, 3, 2, 3])):
+        hidden = np.ones((3, 4, 6), bool)
+        hidden[shown] = False
+        found = interpolate_visible(video, mask_of(hidden, config), config)
+        np.testing.assert_array_equal(found, video[:, expected])
 
 
 @pytest.mark.parametrize("mask_name", list(MASKS))

@@ -56,8 +56,7 @@ def interpolate_visible(video: np.ndarray, mask: Mask, config: VideoMAEConfig) -
 
 
 def _fill(frames: np.ndarray, hidden: np.ndarray) -> np.ndarray:
-    """Frames fp32 [..., H, W, C] with pixels interpolated where hidden [H, W] says so."""
-    frames = frames.copy()
+    """Frames fp32 [..., H, W, C] with pixels interpolated, in place, where hidden [H, W] says."""
     points, places = np.argwhere(~hidden), np.argwhere(hidden)
     values = np.moveaxis(frames[..., ~hidden, :], -2, 0)  # [points, ..., C]
     found = NearestNDInterpolator(points, values)(places)
