@@ -48,5 +48,6 @@ def get_config():
     config.run.log_every_steps = 10
     config.evals.held_out.every_steps = 200
     config.run.save_every_steps = 400
+    config.evals.reconstructions.num_clips = 8  # all there are
     config.evals.reconstructions.num_masks = 8
     return config
