@@ -86,6 +86,21 @@ def test_sides_snap_to_the_target_within_two_pixels(height, width, image_size, h
     assert set(boxes[:, 3]) == widths
 
 
+def test_other_scales_pair_up_with_their_neighbours():
+    rng = np.random.default_rng(0)
+    # of 240: sides 240, 120, 24; the largest and the smallest are two steps apart
+    boxes = [sample_crop_box(240, 320, (112, 112), rng, (1.0, 0.5, 0.1)) for _ in range(500)]
+    pairs = {(240, 240), (240, 120), (120, 240), (120, 120), (120, 24), (24, 120), (24, 24)}
+    assert {box[2:] for box in boxes} == pairs
+
+
+def test_the_scale_1_alone_moves_along_the_long_side_only():
+    rng = np.random.default_rng(0)
+    boxes = {sample_crop_box(240, 320, (112, 112), rng, (1.0,)) for _ in range(200)}
+    assert boxes == {(0, left, 240, 240) for left in (0, 20, 40, 60, 80)}  # (320 - 240) // 4 = 20
+    assert sample_crop_box(64, 64, (64, 64), rng, (1.0,)) == (0, 0, 64, 64)
+
+
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (7, 3), (112, 112), (113, 112), (720, 1280)])
 def test_boxes_stay_inside_the_frame(size):
     rng = np.random.default_rng(0)

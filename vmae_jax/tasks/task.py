@@ -111,7 +111,7 @@ class Task(abc.ABC):
             transform = transforms.centre_view(model.frame_size, data.resize)
             return ClipMaker(source, centre(model.num_frames, rate), transform)
         transform = transforms.random_crops(
-            model.frame_size, data.repeat, data.resize, data.canvas_size
+            model.frame_size, data.repeat, data.resize, data.canvas_size, data.crop_scales
         )
         return ClipMaker(source, random(model.num_frames, rate), transform)
 
