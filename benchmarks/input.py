@@ -422,13 +422,14 @@ def training_clips(source, stride: int = 4, repeat: int = 1, canvas=None):
 
 def tuning_clips(source, stride: int, repeat: int, policy):
     """What makes the clips of fine-tuning."""
-    from vmae_jax.data import clip_maker
+    from vmae_jax.data import samplers, transforms
+    from vmae_jax.data.clip_maker import ClipMaker
 
     ranges = {"scale": (0.08, 1.0), "ratio": (0.75, 4 / 3)}
-    return clip_maker.ClipMaker(
+    return ClipMaker(
         source,
-        clip_maker.fine_tuning_frames(NUM_FRAMES, stride, "dense"),
-        clip_maker.augmented_clips(IMAGE_SIZE, repeat, policy=policy, **ranges),
+        samplers.fine_tuning_frames(NUM_FRAMES, stride, "dense"),
+        transforms.augmented_clips(IMAGE_SIZE, repeat, policy=policy, **ranges),
     )
 
 
