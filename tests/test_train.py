@@ -36,6 +36,7 @@ from vmae_jax.data.prepared.preparation import prepare
 from vmae_jax.data.prepared.video_encoding import Settings
 from vmae_jax.data.sources.folders import video_folder
 from vmae_jax.data.video.reader import VideoError
+from vmae_jax.errors import SettingError
 from vmae_jax.evaluators.evaluator import Context
 from vmae_jax.evaluators.held_out import HeldOut
 from vmae_jax.processes.exit_codes import SETTINGS, exit_code
@@ -325,6 +326,20 @@ def test_held_out_means_count_each_clip_once_and_leave_bad_ones_out():
 def test_a_bad_held_out_clip_ends_the_run_unless_it_may_be_left_out():
     with pytest.raises(VideoError, match=r"4\.mp4"):
         evaluate(bad=(4,), skip=False)
+
+
+def test_what_an_evaluator_opens_does_not_change_the_run(monkeypatch):
+    opened = []
+    monkeypatch.setattr(loop, "open_held_out", lambda config, *_: opened.append(config.data))
+    config, steps = tiny_config(), types.SimpleNamespace(model_config=None)
+    before = config.to_dict()
+    context = loop.make_context(config, None, steps, None, {}, None)
+    context.open_samples({"segments": 5, "options": {"segment_frames": 9}}, "held_out")
+    assert (opened[0].segments, opened[0].options.segment_frames) == (5, 9)
+    assert opened[0].batch_size == config.data.batch_size
+    assert config.to_dict() == before
+    with pytest.raises(SettingError, match=r"'segmets'.*section data.*'segments'"):
+        context.open_samples({"segmets": 5}, "held_out")
 
 
 def test_a_step_that_is_too_large_is_a_setting_to_change():

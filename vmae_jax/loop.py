@@ -12,6 +12,7 @@ as if it had never stopped: data order, augmentation, masks and dropout are func
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import logging
 import os
@@ -163,8 +164,14 @@ def make_context(
 
     @contextlib.contextmanager
     def open_other(data: Mapping[str, Any], split: str) -> Iterator[HeldOutSamples]:
-        changed = ConfigDict(config)
-        changed.data.update(data)
+        if unknown := set(data) - set(config.data):
+            raise SettingError(
+                f"{sorted(unknown)} of an evaluator's data are no options of section data; there "
+                f"are {sorted(config.data)}."
+            )
+        changed = copy.deepcopy(config)  # a ConfigDict of it would share its sections
+        with changed.data.options.unlocked():
+            changed.data.update(data)
         with open_held_out(changed, task, workdir, steps.model_config, split) as samples:
             task.check_data(training, samples.source, steps.model_config)
             yield samples
