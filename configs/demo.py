@@ -2,7 +2,14 @@
 
 python train.py --config=configs/demo.py --workdir=runs/demo
 
-FIGURES
+It learns to fill 57 of the 64 patches of small frames of three videos. What it fills in is memory
+as much as sight: held out are other moments of the same videos, 16 frames at a time, and whatever
+stands still there was seen in training. So it shows every part at work, not what VideoMAE can do.
+
+The loss is the squared error of pixels in [0, 1]: 0.05 for the mean colour of all clips, where it
+stays for some 450 steps, and 0.024 in the end on held-out clips. There the prediction is 2.7 dB
+better than linear interpolation of the same frame's visible pixels (16.0 against 13.3 dB).
+Scenes that hold still come out as coarse coloured mosaics of themselves; fast ones do not.
 """
 
 from ml_collections import ConfigDict
