@@ -36,7 +36,7 @@ def get_config() -> ConfigDict:
     model.attention_probs_dropout_prob = 0.0
     model.drop_path_rate = 0.0  # of the last block; rises linearly from 0
     model.head_dropout_prob = 0.0  # before the classifier
-    # of the classifier; None: as many as the data set names classes
+    # classes, or numbers of a regression; None: as many classes as the data set names, else 2
     model.num_labels = placeholder(int)
 
     # How it is computed (vmae_jax.vit.Compute describes the fields).
@@ -108,6 +108,8 @@ def get_config() -> ConfigDict:
     # counts frames. Where fps is given, frame_stride is not looked at.
     data.fps = placeholder(float)
     data.repeat = 1  # crops of the same frames; 2 or 4 divide the cost of decoding
+    # of the crops' sides, shares of the frame's short side; (1.0,) takes it whole
+    data.crop_scales = (1.0, 0.875, 0.75, 0.66)
     data.resize = "cv2"  # or "pil": slower, and bit by bit the original's
     # (height, width) of a canvas, e.g. (256, 456): frames go to the device as they are, and are
     # cropped and resized there; for repeat > 1
@@ -178,6 +180,8 @@ def get_config() -> ConfigDict:
     evals.reconstructions = ConfigDict()
     evals.reconstructions.every_steps = -1
     evals.reconstructions.num_clips = 3  # held-out clips that are drawn
+    evals.reconstructions.num_measured = 32  # the PSNR is of so many held-out clips at most
+    evals.reconstructions.num_masks = 1  # of each of these
     evals.test = ConfigDict()  # several views of each record, merged; for fine-tuning
     evals.test.every_steps = 0
     evals.test.data = test = ConfigDict()  # what differs from the section data, another list, say

@@ -24,8 +24,6 @@ def get_config():
     config.model.num_labels = facts.num_classes
     config.model.drop_path_rate = 0.2
 
-    config.finetuning.sampling = facts.sampling
-    config.finetuning.augment.flip = facts.flips
     config.finetuning.mixup.group = 16 * 2  # of one GPU there
 
     config.data.name = "hmdb51"

@@ -22,8 +22,6 @@ def get_config():
 
     config.model.num_labels = facts.num_classes
 
-    config.finetuning.sampling = facts.sampling
-    config.finetuning.augment.flip = facts.flips
     config.finetuning.mixup.group = 6 * 2  # of one GPU there
 
     config.data.name = "kinetics400"

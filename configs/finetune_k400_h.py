@@ -25,8 +25,6 @@ def get_config():
     config.model.head_dropout_prob = 0.5
     config.compute.remat = "full"
 
-    config.finetuning.sampling = facts.sampling
-    config.finetuning.augment.flip = facts.flips
     config.finetuning.mixup.group = 8 * 2  # of one GPU there
 
     config.data.name = "kinetics400"

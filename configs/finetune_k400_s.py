@@ -23,8 +23,6 @@ def get_config():
     config.model.size = "S"
     config.model.num_labels = facts.num_classes
 
-    config.finetuning.sampling = facts.sampling
-    config.finetuning.augment.flip = facts.flips
     config.finetuning.mixup.group = 12 * 2  # of one GPU there
 
     config.data.name = "kinetics400"

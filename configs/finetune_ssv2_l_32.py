@@ -12,30 +12,13 @@ No script was released: values are those of the paper's appendix for 16 frames. 
 Source: the paper's appendix, sections 6 and 7.
 """
 
-from vmae_jax.configs import finetune_default
-from vmae_jax.data.datasets import DATASETS
+from vmae_jax.configs import finetune_ssv2_l
 
 
 def get_config():
-    config = finetune_default.get_config()
-    facts = DATASETS["ssv2"]
+    config = finetune_ssv2_l.get_config()
 
-    config.model.size = "L"
     config.model.num_frames = 32
-    config.model.num_labels = facts.num_classes
-    config.model.drop_path_rate = 0.2
-    config.model.head_dropout_prob = 0.5
-
-    config.finetuning.sampling = facts.sampling
-    config.finetuning.augment.flip = facts.flips
-    config.finetuning.mixup.group = 8 * 2  # of one GPU there
-
-    config.data.name = "ssv2"
-    config.data.num_clips = facts.num_clips["train"]
-    config.data.batch_size = 512 * 2
-
-    config.schedule.base_lr = 5e-4
-    config.schedule.num_epochs = 30
 
     config.evals.test.data.segments = 1
     return config

@@ -13,6 +13,7 @@ from vmae_jax.data.bad_clips import BadClips
 from vmae_jax.data.clip_maker import ClipMaker
 from vmae_jax.data.samples import HeldOutSamples, TrainingSamples
 from vmae_jax.data.sources.video_source import VideoRecord, VideoSource
+from vmae_jax.data.video.augment import SCALES
 from vmae_jax.data.video.reader import VideoError, VideoReader
 
 
@@ -72,12 +73,12 @@ class PaintedReader(VideoReader):
 
 
 def random_clip(
-    source, num_frames, frame_stride, image_size, repeat=1, resize="cv2", canvas=None
+    source, num_frames, frame_stride, image_size, repeat=1, resize="cv2", canvas=None, scales=SCALES
 ) -> ClipMaker:
     return ClipMaker(
         source,
         samplers.pretraining_frames(num_frames, frame_stride),
-        transforms.random_crops(image_size, repeat, resize, canvas),
+        transforms.random_crops(image_size, repeat, resize, canvas, scales),
     )
 
 

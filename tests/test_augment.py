@@ -86,6 +86,21 @@ def test_sides_snap_to_the_target_within_two_pixels(height, width, image_size, h
     assert set(boxes[:, 3]) == widths
 
 
+def test_other_scales_pair_up_with_their_neighbours():
+    rng = np.random.default_rng(0)
+    # of 240: sides 240, 120, 24; the largest and the smallest are two steps apart
+    boxes = [sample_crop_box(240, 320, (112, 112), rng, (1.0, 0.5, 0.1)) for _ in range(500)]
+    pairs = {(240, 240), (240, 120), (120, 240), (120, 120), (120, 24), (24, 120), (24, 24)}
+    assert {box[2:] for box in boxes} == pairs
+
+
+def test_the_scale_1_alone_moves_along_the_long_side_only():
+    rng = np.random.default_rng(0)
+    boxes = {sample_crop_box(240, 320, (112, 112), rng, (1.0,)) for _ in range(200)}
+    assert boxes == {(0, left, 240, 240) for left in (0, 20, 40, 60, 80)}  # (320 - 240) // 4 = 20
+    assert sample_crop_box(64, 64, (64, 64), rng, (1.0,)) == (0, 0, 64, 64)
+
+
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (7, 3), (112, 112), (113, 112), (720, 1280)])
 def test_boxes_stay_inside_the_frame(size):
     rng = np.random.default_rng(0)
@@ -255,13 +270,13 @@ def ks_distance(values, cdf):
 def test_resized_crops_have_the_areas_and_aspects_of_the_formulas():
     # So small that every draw fits, in a frame so large that rounding to pixels does not show.
     rng, size, n = np.random.default_rng(0), 40000, 20000
-    boxes = [sample_resized_crop_box(size, size, rng, (0.08, 0.5), (0.75, 4 / 3)) for _ in range(n)]
+    boxes = [sample_resized_crop_box(size, size, rng, (0.08, 0.4), (0.5, 1.25)) for _ in range(n)]
     tops, lefts, heights, widths = np.array(boxes).T
     areas, aspects = heights * widths / size**2, np.log(widths / heights)
-    low, high = np.log([0.75, 4 / 3])
+    low, high = np.log([0.5, 1.25])
     free = size - np.array([heights, widths])
     for values, start, stop in (
-        (areas, 0.08, 0.5),
+        (areas, 0.08, 0.4),
         (aspects, low, high),
         (tops / free[0], 0, 1),
         (lefts / free[1], 0, 1),

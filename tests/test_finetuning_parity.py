@@ -73,7 +73,8 @@ def drawn(task, config, step):
     """(weights, boxes) that our step draws."""
     key = jax.random.fold_in(jax.random.key(config.seed), step)
     keys = randomness.fold_in(task._mixup.drawing_keys(randomness.clip_keys(key, BATCH)), _MIX)
-    return jax.tree.map(np.asarray, task._mixup.draw(keys, tuple(config.model.image_size)))
+    mix = task._mixup.mix(task._mixup.draw(keys), tuple(config.model.image_size))
+    return jax.tree.map(np.asarray, mix)
 
 
 def run_ours(config):

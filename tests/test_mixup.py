@@ -22,7 +22,7 @@ def keys(count, seed=0):
 
 def drawn(count=4000, **options) -> Mix:
     mixup = Mixup(mode="elem", **options)
-    return jax.tree.map(np.asarray, jax.jit(lambda k: mixup.draw(k, SIZE))(keys(count)))
+    return jax.tree.map(np.asarray, jax.jit(lambda k: mixup.mix(mixup.draw(k), SIZE))(keys(count)))
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -33,7 +33,7 @@ def test_pixels_and_targets_are_the_originals(mode):
     rng = np.random.default_rng(0)
     video = rng.standard_normal((B, 2, *SIZE, 3)).astype(np.float32)
     targets = rng.random((B, K)).astype(np.float32)
-    mix = mixup.draw(mixup.drawing_keys(keys(B, seed=3)), SIZE)
+    mix = mixup.mix(mixup.draw(mixup.drawing_keys(keys(B, seed=3))), SIZE)
     found = np.asarray(mix_videos(video, reverse_groups(jnp.asarray(video), group), mix))
     found_targets = mix_targets(targets, reverse_groups(jnp.asarray(targets), group), mix)
 
@@ -107,8 +107,8 @@ def test_groups_do_not_depend_on_how_many_there_are():
     """The first 8 of 16 clips are mixed as 8 clips would be, whatever follows."""
     mixup = Mixup(group=4)
     all_keys = keys(16)
-    whole = mixup.draw(mixup.drawing_keys(all_keys), SIZE)
-    half = mixup.draw(mixup.drawing_keys(all_keys[:8]), SIZE)
+    whole = mixup.mix(mixup.draw(mixup.drawing_keys(all_keys)), SIZE)
+    half = mixup.mix(mixup.draw(mixup.drawing_keys(all_keys[:8])), SIZE)
     np.testing.assert_array_equal(whole.weight[:8], half.weight)
     np.testing.assert_array_equal(whole.box[:8], half.box)
 

@@ -192,14 +192,14 @@ def test_all_frames_are_treated_alike(frames):
     np.testing.assert_array_equal(same, np.repeat(frames[:1], 4, axis=0))
 
 
-def test_the_set_is_chosen(monkeypatch):
-    seen = []
-    monkeypatch.setattr(
-        rand_augment, "operations", lambda increasing: seen.append(increasing) or operations(True)
-    )
-    for text in ("rand-m7-inc1", "rand-m7-inc0", "rand-m7"):
-        parse_policy(text)(np.zeros((1, 4, 4, 3), np.uint8), np.random.default_rng(0))
-    assert seen == [True, False, False]
+@pytest.mark.parametrize(
+    ("text", "factor"), [("rand-m7-n9-inc1", 1.63), ("rand-m7-n9-inc0", 1.36), ("rand-m7-n9", 1.36)]
+)
+def test_the_set_is_chosen(text, factor):
+    policy, rng = parse_policy(text), np.random.default_rng(0)
+    drawn = [entry for _ in range(100) for entry in policy.draw(rng)]
+    factors = {round(numbers[0], 6) for name, numbers in drawn if name == "Contrast"}
+    assert factors == ({1.63, 0.37} if factor == 1.63 else {1.36})
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,7 @@ def test_the_schedule_of_the_best_known_run_in_steps():
 def test_the_optimizer_is_the_published_one(name, row):
     assert load(name).optimizer.to_dict() == {
         "weight_decay": 0.05, "betas": (0.9, 0.95), "eps": 1e-8, "clip_norm": None,
-        "accumulation": 1,
+        "accumulation": 1, "layer_decay": None, "train": None, "ema_decay": None,
     }  # fmt: skip
 
 

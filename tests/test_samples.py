@@ -218,6 +218,21 @@ def test_the_first_crop_does_not_depend_on_how_many_follow():
         np.testing.assert_array_equal(one.group(d)["video"][0], four.group(d)["video"][0])
 
 
+@pytest.mark.parametrize("canvas", [None, (32, 50)])
+def test_the_scale_1_alone_keeps_the_whole_height(canvas):
+    # frames of 30 x 40, blue 5 times the column: crops of 30 x 30 at columns 0, 2, 4, 6 or 8
+    make = random_clip(PaintedSource(1), 4, 2, (30, 30), canvas=canvas, scales=(1.0,))
+    groups = [make(0, 0, d) for d in range(60)]
+    if canvas:
+        assert {tuple(group["boxes"][0, 0]) for group in groups} == {
+            (0, left, 30, 30) for left in (0, 2, 4, 6, 8)
+        }
+    else:
+        blue = [group["video"][0, 0, 0, :, 2] for group in groups]
+        assert {int(row[0]) for row in blue} == {0, 10, 20, 30, 40}
+        assert all((np.diff(row) == 5).all() for row in blue)
+
+
 def test_crops_are_not_mirrored():
     # Blue grows to the right in the frames.
     for d in range(40):
@@ -270,6 +285,8 @@ def test_only_frames_that_a_prepared_set_keeps_are_asked_for():
         ({"resize": "bicubic"}, "resize='bicubic' is unknown"),
         ({"frame_stride": 0}, "frame_stride=0 must be"),
         ({"repeat": 0}, "repeat=0 must be"),
+        ({"scales": ()}, r"scales=\(\) must be shares"),
+        ({"scales": (1.2, 1.0)}, r"scales=\(1\.2, 1\.0\) must be shares"),
         ({"canvas": (0, 16)}, r"canvas=\(0, 16\) must be"),
     ],
 )
@@ -277,7 +294,7 @@ def test_impossible_settings_are_refused_at_once(changes, message):
     clip = {"source": PaintedSource(2), "num_frames": 4, "frame_stride": 2, "image_size": (16, 16)}
     with pytest.raises(ValueError, match=message):
         random_clip(**{**clip, **changes})
-    if not changes.keys() & {"repeat", "canvas"}:
+    if not changes.keys() & {"repeat", "canvas", "scales"}:
         with pytest.raises(ValueError, match=message):
             centre_clip(**{**clip, **changes})
 

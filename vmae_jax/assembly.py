@@ -199,8 +199,7 @@ def make_model_config(config: Any, task: Task, class_names: Sequence[str] = ()) 
       task: of it.
       class_names: of the data set, by number; () if it names none, or was not opened.
     Raises:
-      SettingError: for values that cannot work; if the number of classes is not known, or is not
-        that of the names.
+      SettingError: for values that cannot work; if the number of classes is not that of the names.
     """
     changes = {name: value for name, value in config.model.items() if value is not None}
     if "classifier" in task.parts:
@@ -209,18 +208,13 @@ def make_model_config(config: Any, task: Task, class_names: Sequence[str] = ()) 
 
 
 def _classes(num_labels: int | None, names: Sequence[str]) -> dict[str, Any]:
-    if num_labels is None and not names:
-        raise SettingError(
-            "model.num_labels=None: how many classes there are is known only from a data set that "
-            "names them; set model.num_labels."
-        )
     if names and num_labels not in (None, len(names)):
         raise SettingError(
             f"model.num_labels={num_labels}, and the data set names {len(names)} classes "
             f"({', '.join(names[:3])}, ...); leave it out, or correct the data set."
         )
     if not names:
-        return {"num_labels": num_labels}
+        return {}
     return {"num_labels": len(names), "id2label": dict(enumerate(names))}
 
 

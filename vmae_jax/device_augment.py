@@ -64,26 +64,36 @@ def random_erasing(
         return video
 
     def erased(clip: jax.Array, key: jax.Array) -> jax.Array:
-        whether, where, noise = jax.random.split(key, 3)
-        top, left, height, width = _box(where, clip.shape[1:3], area, aspect)
+        draws, noise = jax.random.split(key)
+        chance, *draws = jnp.split(jax.random.uniform(draws, 3 + 2 * _TRIES), [1, 3, 3 + _TRIES])
+        top, left, height, width = _box(clip.shape[1:3], *draws, area, aspect)
         y, x = jnp.arange(clip.shape[1])[:, None], jnp.arange(clip.shape[2])
         box = (y >= top) & (y < top + height) & (x >= left) & (x < left + width)
-        box &= jax.random.uniform(whether) < probability
+        box &= chance < probability
         return jnp.where(box[..., None], jax.random.normal(noise, clip.shape, clip.dtype), clip)
 
     return jax.vmap(erased)(video, randomness.fold_in(keys, _ERASING))
 
 
-def _box(key: jax.Array, size: tuple[int, int], area, aspect) -> tuple[jax.Array, ...]:
-    """(top, left, height, width), int32 scalars: as `random_erasing` has them; 0 high for none."""
-    area_key, aspect_key, top_key, left_key = jax.random.split(key, 4)
-    pixels = size[0] * size[1] * jax.random.uniform(area_key, _TRIES, jnp.float32, *area)
-    log_aspect = jax.random.uniform(aspect_key, _TRIES, jnp.float32, *jnp.log(jnp.array(aspect)))
-    heights = jnp.round(jnp.sqrt(pixels * jnp.exp(log_aspect))).astype(jnp.int32)
-    widths = jnp.round(jnp.sqrt(pixels / jnp.exp(log_aspect))).astype(jnp.int32)
+def _box(
+    size: tuple[int, int],
+    place: jax.Array,
+    share: jax.Array,
+    shape: jax.Array,
+    area: tuple[float, float],
+    aspect: tuple[float, float],
+) -> tuple[jax.Array, ...]:
+    """(top, left, height, width), int32 scalars: as `random_erasing` has them; 0 high for none.
+
+    place [2], share [tries] and shape [tries] are uniform in [0, 1).
+    """
+    pixels = size[0] * size[1] * (area[0] + share * (area[1] - area[0]))
+    ratio = aspect[0] * (aspect[1] / aspect[0]) ** shape
+    heights = jnp.round(jnp.sqrt(pixels * ratio)).astype(jnp.int32)
+    widths = jnp.round(jnp.sqrt(pixels / ratio)).astype(jnp.int32)
     fits = (heights < size[0]) & (widths < size[1])
     first = jnp.argmax(fits)
     height, width = jnp.where(fits[first], heights[first], 0), widths[first]
-    top = jax.random.randint(top_key, (), 0, size[0] - height + 1)
-    left = jax.random.randint(left_key, (), 0, jnp.maximum(1, size[1] - width + 1))
+    free = jnp.stack([size[0] - height, size[1] - width])
+    top, left = jnp.floor(place * (free + 1)).astype(jnp.int32)
     return top, left, height, width

@@ -35,9 +35,9 @@ def open_samples(
     data = config.data
     listed = None if workdir is None else bad_clips_file(workdir, jax.process_index())
     with contextlib.ExitStack() as ending:
-        source = open_source(config, "train")
+        source = open_source(config, task, "train")
         model = make_model_config(config, task, source.class_names)
-        held_out_source = open_source(config, "held_out") if evaluates else None
+        held_out_source = open_source(config, task, "held_out") if evaluates else None
         task.check_data(source, held_out_source, model)
         training = TrainingSamples(
             task.samples(source, model, data, held_out=False),
@@ -68,7 +68,7 @@ def open_held_out(
       SettingError: as `open_samples`.
     """
     listed = None if workdir is None else bad_clips_file(workdir, jax.process_index())
-    samples = _held_out_samples(open_source(config, split), config, task, model, listed)
+    samples = _held_out_samples(open_source(config, task, split), config, task, model, listed)
     with contextlib.closing(samples):
         yield samples
 
@@ -88,7 +88,7 @@ def _held_out_samples(
     )
 
 
-def open_source(config: Any, split: str) -> VideoSource:
+def open_source(config: Any, task: Task, split: str) -> VideoSource:
     """One split of the data set, its files held in memory if the configuration says so.
 
     Raises:
@@ -98,5 +98,6 @@ def open_source(config: Any, split: str) -> VideoSource:
     source = make_source(data.name, data.path, split, **data.options)
     if data.cache_size is not None:
         source = cached(source, data.cache_size)
-    source.check_serves(data.frame_stride, uneven=data.fps is not None)
+    uneven = task.uneven_frames or data.fps is not None
+    source.check_serves(data.frame_stride, uneven)
     return source

@@ -11,11 +11,12 @@ as if it had never stopped: data order, augmentation, masks and dropout are func
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -40,7 +41,7 @@ from vmae_jax.running.session import Session, check_settings, log_measured
 from vmae_jax.tasks import make_task
 from vmae_jax.tasks.task import Task
 from vmae_jax.training import TrainState, split_params
-from vmae_jax.weights.initial_params import initial_params
+from vmae_jax.weights.initial_params import initial_params, parts_of
 
 logger = logging.getLogger(__name__)
 
@@ -80,8 +81,8 @@ def train(
         with jax.set_mesh(steps.mesh), session as run:
             state, frozen = initial_state(config, task, steps, run.restored)
             evals = evaluators.Evaluations(
-                make_context(
-                    config, task, steps, held_out, frozen, workdir, metrics_file=run.metrics_file
+                make_context(config, task, steps, samples.source, workdir)._replace(
+                    samples=held_out, frozen=frozen, metrics_file=run.metrics_file
                 ),
                 looked_at,
                 run.evaluate,
@@ -127,13 +128,13 @@ def evaluate(
     chosen = evaluators.wanted(config, names)
     if not chosen:
         raise SettingError("every_steps=0 in each section of evals: nothing is evaluated.")
-    with open_samples(config, task, None, evaluates=True) as (samples, held_out):
+    visits = evaluators.any_visits(config, chosen)
+    with open_samples(config, task, None, evaluates=visits) as (samples, held_out):
         steps = make_run_steps(config, task, samples.source)
         with jax.set_mesh(steps.mesh), distributed.end_all_on_error():
             state, frozen, step = _newest_state(config, task, steps, workdir)
-            context = make_context(
-                config, task, steps, held_out, frozen, workdir if names else None
-            )
+            context = make_context(config, task, steps, samples.source, workdir if names else None)
+            context = context._replace(samples=held_out, frozen=frozen)
             evals = evaluators.Evaluations(context, chosen, _log_evaluation)
             return evals.make_up(chosen, state, step)
 
@@ -157,18 +158,12 @@ def _newest_state(
 
 
 def make_context(
-    config: ConfigDict,
-    task: Task,
-    steps: Steps,
-    held_out: HeldOutSamples | None,
-    frozen: dict[str, Any],
-    workdir: str | None,
-    *,
-    metrics_file: str | None = None,
+    config: ConfigDict, task: Task, steps: Steps, training: VideoSource, workdir: str | None
 ) -> Context:
-    """What the evaluators work with."""
+    """What evaluators work with, but for held-out samples and what is frozen."""
 
-    def open_samples(data: Mapping[str, Any], split: str):
+    @contextlib.contextmanager
+    def open_other(data: Mapping[str, Any], split: str) -> Iterator[HeldOutSamples]:
         if unknown := set(data) - set(config.data):
             raise SettingError(
                 f"{sorted(unknown)} of an evaluator's data are no options of section data; there "
@@ -177,9 +172,11 @@ def make_context(
         changed = copy.deepcopy(config)  # a ConfigDict of it would share its sections
         with changed.data.options.unlocked():
             changed.data.update(data)
-        return open_held_out(changed, task, workdir, steps.model_config, split)
+        with open_held_out(changed, task, workdir, steps.model_config, split) as samples:
+            task.check_data(training, samples.source, steps.model_config)
+            yield samples
 
-    return Context(config, task, steps, held_out, open_samples, frozen, workdir, metrics_file)
+    return Context(config, task, steps, None, open_other, {}, workdir)
 
 
 def _log_evaluation(
@@ -266,7 +263,7 @@ def fresh_state(config: ConfigDict, task: Task, steps: Steps) -> tuple[TrainStat
     params = state.params | frozen.get("model", {})
     try:
         params, _ = initial_params(
-            config.init.checkpoint, params, steps.model_config, config.init.parts
+            config.init.checkpoint, params, steps.model_config, parts_of(config.init.parts)
         )
     except FileNotFoundError as error:
         raise SettingError(f"init.checkpoint={config.init.checkpoint!r}: {error}") from error

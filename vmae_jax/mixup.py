@@ -104,25 +104,35 @@ class Mixup:
             grouped = jnp.concatenate([half, half[:, ::-1]], axis=1)
         return grouped.reshape(-1)
 
-    def draw(self, keys: jax.Array, frame_size: tuple[int, int]) -> Mix:
-        """What is drawn by each of the keys [B]; those that are equal draw the same.
+    def draw(self, keys: jax.Array) -> jax.Array:
+        """Numbers by which clips are mixed, fp32 [B, 6], a row for each of the keys [B]; keys that
+        are equal draw the same.
+
+        They are drawn by rejection, in a loop that ends when the last row has its number: keep the
+        keys on one device, or on all.
+        """
+        uniform = randomness.uniform(randomness.fold_in(keys, 0), (4,))
+        betas = [_beta(keys, 1, self.alpha), _beta(keys, 2, self.cutmix_alpha)]
+        return jnp.concatenate([uniform, jnp.stack(betas, axis=-1)], axis=-1)
+
+    def mix(self, numbers: jax.Array, frame_size: tuple[int, int]) -> Mix:
+        """What the numbers mean for frames of a size.
 
         Args:
+          numbers: of `draw`.
           frame_size: (height, width) in pixels.
         """
         height, width = frame_size
-        uniform = randomness.uniform(randomness.fold_in(keys, 0), (4,))
-        mixes = uniform[:, 0] < self.prob
+        whether, which, down, right, mixup_weight, cutmix_weight = numbers.T
+        mixes = whether < self.prob
         if self.alpha > 0 and self.cutmix_alpha > 0:
-            cuts = uniform[:, 1] < self.switch_prob
+            cuts = which < self.switch_prob
         else:
-            cuts = jnp.full(len(keys), self.cutmix_alpha > 0)
-        weight = jnp.where(cuts, _beta(keys, 2, self.cutmix_alpha), _beta(keys, 1, self.alpha))
-        weight = jnp.where(mixes, weight, 1.0)
+            cuts = jnp.full(len(numbers), self.cutmix_alpha > 0)
+        weight = jnp.where(mixes, jnp.where(cuts, cutmix_weight, mixup_weight), 1.0)
         # the rectangle has the frame's ratio of sides, its centre anywhere, and ends at the rim
         side = jnp.sqrt(1 - weight)
-        rows = _interval(height, side, uniform[:, 2])
-        columns = _interval(width, side, uniform[:, 3])
+        rows, columns = _interval(height, side, down), _interval(width, side, right)
         box = jnp.stack([*rows, *columns], axis=-1)
         area = (box[:, 1] - box[:, 0]) * (box[:, 3] - box[:, 2])
         box *= (cuts & (area > 0))[:, None]

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from vmae_jax.data.video.augment import (
+    SCALES,
     centre_crop,
     check_resizer,
     crop_and_resize,
@@ -37,6 +38,7 @@ def random_crops(
     repeat: int = 1,
     resize: str = "cv2",
     canvas: tuple[int, int] | None = None,
+    scales: Sequence[float] = SCALES,
 ) -> Transform:
     """R random crops of the same frames, as pre-training takes them (`augment.sample_crop_box`).
 
@@ -49,15 +51,27 @@ def random_crops(
       resize: a key of `augment.RESIZERS`.
       canvas: (height, width) to leave the crops to the device, see `device_crop`; None cuts them
         here.
+      scales: of the crops, shares of the short side in (0, 1], see `augment.sample_crop_box`.
     Raises:
-      SettingError: if a number is below 1, or `resize` is unknown.
+      SettingError: if a number is below 1, a scale cannot be cut, or `resize` is unknown.
     """
     check_resizer(resize)
     _check_repeat_and_canvas(repeat, canvas)
-    options = {"image_size": tuple(image_size), "repeat": repeat, "resize": resize}
+    if not scales or not all(0 < scale <= 1 for scale in scales):
+        raise SettingError(
+            f"scales={tuple(scales)} must be shares of the frame's short side in (0, 1], at least "
+            "one; set data.crop_scales=(1.0,) to keep the whole of it."
+        )
+    boxes = functools.partial(
+        _boxes, image_size=tuple(image_size), repeat=repeat, scales=tuple(scales)
+    )
     if canvas is None:
-        return functools.partial(_random_crops, **options)
-    return functools.partial(_crops_left_to_the_device, **options, canvas=tuple(canvas))
+        return functools.partial(
+            _random_crops, image_size=tuple(image_size), boxes=boxes, resize=resize
+        )
+    return functools.partial(
+        _crops_left_to_the_device, boxes=boxes, resize=resize, canvas=tuple(canvas)
+    )
 
 
 def centre_view(image_size: tuple[int, int], resize: str = "cv2") -> Transform:
@@ -71,25 +85,28 @@ def centre_view(image_size: tuple[int, int], resize: str = "cv2") -> Transform:
 
 
 def _random_crops(
-    frames: np.ndarray, rng: np.random.Generator, *, image_size, repeat: int, resize: str
+    frames: np.ndarray, rng: np.random.Generator, *, image_size, boxes: Callable, resize: str
 ) -> Arrays:
-    crops = np.empty((repeat, len(frames), *image_size, frames.shape[-1]), np.uint8)
-    for crop, box in zip(crops, _boxes(frames, image_size, repeat, rng), strict=True):
+    chosen = boxes(frames, rng)
+    crops = np.empty((len(chosen), len(frames), *image_size, frames.shape[-1]), np.uint8)
+    for crop, box in zip(crops, chosen, strict=True):
         crop_and_resize(frames, box, image_size, resize, out=crop)
     return {"video": crops}
 
 
 def _crops_left_to_the_device(
-    frames: np.ndarray, rng: np.random.Generator, *, image_size, repeat: int, resize: str, canvas
+    frames: np.ndarray, rng: np.random.Generator, *, boxes: Callable, resize: str, canvas
 ) -> Arrays:
     frames = fit_into(frames, canvas, resize)
-    boxes = _boxes(frames, image_size, repeat, rng)
-    return {"video": _on_canvases([frames], canvas), "boxes": np.array([boxes], np.int32)}
+    chosen = boxes(frames, rng)
+    return {"video": _on_canvases([frames], canvas), "boxes": np.array([chosen], np.int32)}
 
 
-def _boxes(frames: np.ndarray, image_size, repeat: int, rng: np.random.Generator) -> list[tuple]:
+def _boxes(
+    frames: np.ndarray, rng: np.random.Generator, *, image_size, repeat: int, scales
+) -> list[tuple]:
     _, height, width, _ = frames.shape
-    return [sample_crop_box(height, width, image_size, rng) for _ in range(repeat)]
+    return [sample_crop_box(height, width, image_size, rng, scales) for _ in range(repeat)]
 
 
 def _centre_view(

@@ -154,10 +154,22 @@ def measure(
     }
 
 
+def _of_class(k: int, merged: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """How many records a class has and, of single labels, the share of them that is right."""
+    labels = merged["label"]
+    if labels.ndim > 1:
+        return {}
+    own = merged["scores"][labels == k]
+    right = float(np.mean(own.argmax(axis=1) == k)) if len(own) else None
+    return {"records": len(own), "accuracy": right}
+
+
 def write_scores(
     folder: str, records: list[Any], names: list[str], merged: Mapping[str, np.ndarray]
 ) -> None:
-    """`scores.csv` and `scores.json`: of each record its id, path, label, and merged scores."""
+    """`scores.csv` and `scores.json`: of each record its id, path, label, and merged scores; in the
+    latter also the accuracy of each class, None where it has no records."""
+    classes = [{"name": name, **_of_class(k, merged)} for k, name in enumerate(names)]
     rows = [
         {
             "clip_id": record.clip_id,
@@ -168,7 +180,7 @@ def write_scores(
         for record, label, scores in zip(records, merged["label"], merged["scores"], strict=True)
     ]
     with open(os.path.join(folder, "scores.json"), "w", encoding="utf-8") as file:
-        json.dump({"classes": names, "records": rows}, file, ensure_ascii=False)
+        json.dump({"classes": classes, "records": rows}, file, ensure_ascii=False)
     with open(os.path.join(folder, "scores.csv"), "w", encoding="utf-8", newline="") as file:
         table = csv.writer(file)
         table.writerow(["clip_id", "path", "label", *names])

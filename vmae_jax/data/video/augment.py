@@ -10,7 +10,7 @@ Frames stay uint8 [T, H, W, C] with C = 3: scaling and normalising happen on the
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -25,25 +25,30 @@ OFFSETS = tuple((down, right) for down in range(5) for right in range(5) if down
 
 
 def sample_crop_box(
-    height: int, width: int, image_size: tuple[int, int], rng: np.random.Generator
+    height: int,
+    width: int,
+    image_size: tuple[int, int],
+    rng: np.random.Generator,
+    scales: Sequence[float] = SCALES,
 ) -> tuple[int, int, int, int]:
     """A random crop (top, left, height, width) inside a frame, in pixels.
 
-    Each side is the frame's short side times one of SCALES; the two are at most one step of SCALES
-    apart (ten pairs, so the aspect ratio changes a little). The place is one of OFFSETS. Pair and
-    place are drawn uniformly.
+    Each side is the frame's short side times one of the scales; the two are at most one step of
+    these apart (ten pairs of the four in SCALES, so the aspect ratio changes a little). The place
+    is one of OFFSETS. Pair and place are drawn uniformly.
 
     Args:
       height, width: of the frame.
       image_size: (height, width) the crop will be resized to.
       rng: two integers are drawn from it.
+      scales: in (0, 1], at least one, from the largest to the smallest.
     Returns:
       (top, left, height, width).
 
     Source: VideoMAE, transforms.py, GroupMultiScaleCrop. Different on purpose: a side that snaps to
     the target never grows beyond the frame (the original then fills with black), and is at least 1.
     """
-    sides = [int(min(height, width) * scale) for scale in SCALES]
+    sides = [int(min(height, width) * scale) for scale in scales]
     heights = [_snapped(side, image_size[0], height) for side in sides]
     widths = [_snapped(side, image_size[1], width) for side in sides]
     pairs = [(h, w) for i, h in enumerate(heights) for j, w in enumerate(widths) if abs(i - j) <= 1]

@@ -61,17 +61,27 @@ class RandAugment:
 
         Args:
           frames: uint8 [T, H, W, 3]; never written to.
-          rng: an integer for each operation, then for each of them a uniform number, and if it is
-            applied a normal number and a sign.
+          rng: for `draw`.
         """
-        chosen = list(operations(self.increasing).values())
+        for name, numbers in self.draw(rng):
+            frames = operations(self.increasing)[name][0](frames, *numbers)
+        return frames
+
+    def draw(self, rng: np.random.Generator) -> list[tuple[str, tuple]]:
+        """What to do to a clip: the names of `operations`, and the numbers they take.
+
+        Args:
+          rng: num_ops integers are drawn from it, then for each operation a uniform number, and if
+            it is to be applied a normal one and another uniform one.
+        """
+        chosen, drawn = list(operations(self.increasing).items()), []
         for number in rng.integers(len(chosen), size=self.num_ops):
             if rng.random() < PROBABILITY:
-                operation, argument = chosen[number]
+                name, (_, argument) = chosen[number]
                 magnitude = float(np.clip(rng.normal(self.magnitude, self.magnitude_std), 0, 10))
                 sign = 1 if rng.random() < 0.5 else -1
-                frames = operation(frames, *argument(magnitude, sign))
-        return frames
+                drawn.append((name, argument(magnitude, sign)))
+        return drawn
 
 
 def parse_policy(text: str) -> RandAugment:
