@@ -110,11 +110,8 @@ def make_steps(
     )
     schedule = make_schedule(config, num_records)
     settings = dict(config.optimizer.items())
-    accumulation, ema_decay = (
-        settings.pop("accumulation"),
-        _checked_decay(settings.pop("ema_decay")),
-    )
-    patterns = settings.pop("train")
+    accumulation, patterns = settings.pop("accumulation"), settings.pop("train")
+    ema_decay = _checked_decay(settings.pop("ema_decay"))
     optimizer = optim.make_optimizer(
         schedule, num_layers=model_config.num_hidden_layers, **settings
     )

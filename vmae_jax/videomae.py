@@ -14,6 +14,7 @@ from flax import nnx
 
 from vmae_jax import randomness
 from vmae_jax.config import VideoMAEConfig
+from vmae_jax.initialization import make_initialization
 from vmae_jax.masking import Mask
 from vmae_jax.vit import (
     Block,
@@ -21,7 +22,6 @@ from vmae_jax.vit import (
     LoRA,
     layer_norm,
     make_blocks,
-    make_initialization,
     run_blocks,
     sincos_table,
     take_tokens,

@@ -69,7 +69,8 @@ class FineTuning(Task):
       mixup: fields of `mixup.Mixup`.
       label_smoothing: of single labels, in [0, 1).
       class_weights: factors of the classes' terms in the training loss; None: 1.
-      head_init_scale: factor of the fresh classifier.
+      head_init_scale: factor of the fresh classifier (of the official initialization; that of
+        Hugging Face has none).
       lora_rank, lora_alpha: of `vit.LoRA`; rank 0: none. With it these and the head are trained,
         unless optimizer.train says otherwise.
       allow_empty_classes: go on though a class has no training clip.
