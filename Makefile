@@ -1,4 +1,5 @@
 # make demo   sets up .venv, trains on real video, draws what the model reconstructs
+# make finetune-demo  trains a classifier of motions from scratch, tests it on videos of another clip
 # make test   sets up .venv with the originals beside it, checks style, runs all tests
 # make docs   runs the notebooks in an empty environment, renders them and the pages: build/docs/html
 # make test-all  runs all tests on each Python that is promised; before versions or flags change
@@ -11,13 +12,17 @@ VENV ?= .venv
 PYTHON ?= $(shell test -x $(VENV)/bin/python && echo $(VENV)/bin/python || echo python3)
 PYTHONS ?= 3.11 3.12 3.13
 WORKDIR ?= runs/demo
+FINETUNE_WORKDIR ?= runs/finetune_demo
 PIP = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 VERSION = import sys; print("%d.%d" % sys.version_info[:2])
 
-.PHONY: demo test lint docs test-all chaos plan-table clean same-python
+.PHONY: demo finetune-demo test lint docs test-all chaos plan-table clean same-python
 
 demo: $(VENV)/run.done
 	$(VENV)/bin/python train.py --config=configs/demo.py --workdir=$(WORKDIR)
+
+finetune-demo: $(VENV)/run.done
+	$(VENV)/bin/python train.py --config=configs/finetune_demo.py --workdir=$(FINETUNE_WORKDIR)
 
 test: $(VENV)/dev.done lint
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder

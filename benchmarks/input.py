@@ -30,6 +30,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from official_fine_tuning import OfficialFineTuning
 from train_step import command_line, machine, versions, write_json
 
 NUM_FRAMES, IMAGE_SIZE = 16, (224, 224)
@@ -38,6 +39,7 @@ SEED = 0
 # costs milliseconds per clip for a handful of records, and nothing for so many.
 NUM_RECORDS = 2**16
 CANVAS = (256, 340)
+POLICY = "rand-m7-n4-mstd0.5-inc1"
 BATCH, THREADS = 8, 2
 IDLE_S = 0.05
 
@@ -49,6 +51,7 @@ class Variant:
     Attributes:
       official: the one it is compared with; "" for the official ones themselves.
       data: "256" or "320", the videos of that short side; or a folder prepared from them.
+      tuning: whether clips are those of fine-tuning; its RandAugment is `policy`, "" for none.
       goal: what the ratio should be at least; None if it is only shown.
     """
 
@@ -57,6 +60,8 @@ class Variant:
     stride: int = 4
     repeat: int = 1
     canvas: tuple[int, int] | None = None
+    tuning: bool = False
+    policy: str = ""
     in_process: bool = False
     goal: float | None = None
 
@@ -81,11 +86,20 @@ LOADERS = {
     "loader_prepared256_r1": Variant("official_loader", "256_step4", goal=12),
     "loader_prepared256_r4": Variant("official_loader", "256_step4", repeat=4, goal=26),
 }
-VARIANTS = CLIPS | LOADERS
+# Fine-tuning: with and without RandAugment, one and two clips of the same frames.
+TUNING = {}
+for _kind, _repeat in itertools.product(("plain", "augmented"), (1, 2)):
+    _clips = {"tuning": True, "repeat": _repeat, "policy": POLICY if _kind == "augmented" else ""}
+    _official, _end = f"official_tuning_{_kind}_r{_repeat}", f"tuning_{_kind}_r{_repeat}"
+    TUNING[_official] = Variant("", "256", **_clips)
+    TUNING[f"mp4_{_end}"] = Variant(_official, "256", **_clips)
+    TUNING[f"prepared256_{_end}"] = Variant(_official, "256_step1", **_clips)
+VARIANTS = CLIPS | LOADERS | TUNING
 PREPARED = {  # folder: (short side of the videos, and to keep; every how many frames)
     "256_step4": (256, 4),
     "256_step2": (256, 2),
     "320_step4": (320, 4),
+    "256_step1": (256, 1),
 }
 
 
@@ -264,6 +278,8 @@ class OfficialClips:
     takes no longer than the original's own.
     """
 
+    repeat = 1
+
     def __init__(self, folder: Path, variant: Variant):
         import torch
 
@@ -323,6 +339,26 @@ class OfficialClips:
         return mark
 
 
+def official_clips(folder: Path, variant: Variant):
+    if not variant.tuning:
+        return OfficialClips(folder, variant)
+    from vmae_jax.data.sample_numbers import record_index, sample_rng
+
+    paths = [str(path) for path in videos(folder, variant.data)]
+
+    def choose(d: int):
+        return record_index(SEED, d, NUM_RECORDS) % len(paths), sample_rng(SEED, d)
+
+    clip = NUM_FRAMES, variant.stride, IMAGE_SIZE
+    return OfficialFineTuning(paths, choose, *clip, variant.repeat, policy_of(variant))
+
+
+def policy_of(variant: Variant):
+    from vmae_jax.data.video.rand_augment import parse_policy
+
+    return parse_policy(variant.policy) if variant.policy else None
+
+
 class OfficialLoader:
     """The DataLoader around it, with the original's settings but for the number of workers."""
 
@@ -374,12 +410,26 @@ def our_source(folder: Path, data: str):
 
 def training_clips(source, stride: int = 4, repeat: int = 1, canvas=None):
     """What makes the clips of pre-training."""
-    from vmae_jax.data import clip_maker
+    from vmae_jax.data import samplers, transforms
+    from vmae_jax.data.clip_maker import ClipMaker
 
-    return clip_maker.ClipMaker(
+    return ClipMaker(
         source,
-        clip_maker.pretraining_frames(NUM_FRAMES, stride),
-        clip_maker.random_crops(IMAGE_SIZE, repeat, canvas=canvas),
+        samplers.pretraining_frames(NUM_FRAMES, stride),
+        transforms.random_crops(IMAGE_SIZE, repeat, canvas=canvas),
+    )
+
+
+def tuning_clips(source, stride: int, repeat: int, policy):
+    """What makes the clips of fine-tuning."""
+    from vmae_jax.data import samplers, transforms
+    from vmae_jax.data.clip_maker import ClipMaker
+
+    ranges = {"scale": (0.08, 1.0), "ratio": (0.75, 4 / 3)}
+    return ClipMaker(
+        source,
+        samplers.fine_tuning_frames(NUM_FRAMES, stride, "dense"),
+        transforms.augmented_clips(IMAGE_SIZE, repeat, policy=policy, **ranges),
     )
 
 
@@ -396,7 +446,13 @@ class OurClips:
             source = _Staged(source, self.seconds)
         if staged or variant.in_process:
             source.needs_isolation = False
-        make = training_clips(source, variant.stride, variant.repeat, variant.canvas)
+        if variant.tuning:
+            policy = policy_of(variant)
+            if staged and policy:
+                policy = functools.partial(_timed, self.seconds, "RandAugment", policy)
+            make = tuning_clips(source, variant.stride, variant.repeat, policy)
+        else:
+            make = training_clips(source, variant.stride, variant.repeat, variant.canvas)
         bad_clips = BadClips(None, len(source), 0.05)
         self.samples = TrainingSamples(make, SEED, repeat=variant.repeat, bad_clips=bad_clips)
 
@@ -417,15 +473,16 @@ class _Staged:
         return self._source[i]
 
     def open(self, i: int):
-        reader = self._timed("open", self._source.open, i)
-        reader.read = functools.partial(self._timed, "decode", reader.read)
+        reader = _timed(self._seconds, "open", self._source.open, i)
+        reader.read = functools.partial(_timed, self._seconds, "decode", reader.read)
         return reader
 
-    def _timed(self, stage: str, function: Callable, *args):
-        start = time.process_time()
-        result = function(*args)
-        self._seconds[stage] = self._seconds.get(stage, 0) + time.process_time() - start
-        return result
+
+def _timed(seconds: dict[str, float], stage: str, function: Callable, *args):
+    start = time.process_time()
+    result = function(*args)
+    seconds[stage] = seconds.get(stage, 0) + time.process_time() - start
+    return result
 
 
 class OurLoader:
@@ -483,12 +540,12 @@ def idle_cpu_seconds() -> float:
         time.sleep(IDLE_S)
 
 
-def time_clips(clips: OfficialClips, numbers: Sequence[int]) -> dict:
+def time_clips(clips: OfficialClips | OfficialFineTuning, numbers: Sequence[int]) -> dict:
     """CPU s per clip."""
     start = time.process_time()
     for d in numbers:
         clips[d]
-    return {"cpu_s": (time.process_time() - start) / len(numbers)}
+    return {"cpu_s": (time.process_time() - start) / len(numbers) / clips.repeat}
 
 
 def time_batches(loader, count: int) -> dict:
@@ -517,7 +574,7 @@ def stages(folder: Path, name: str, numbers: Sequence[int]) -> dict:
     """Shares of the CPU time of a clip, and the sum in ms; ours without the process of its own."""
     variant = VARIANTS[name]
     ours = bool(variant.official)
-    clips = OurClips(folder, variant, staged=True) if ours else OfficialClips(folder, variant)
+    clips = OurClips(folder, variant, staged=True) if ours else official_clips(folder, variant)
     for d in numbers[:3]:
         clips[d]
     clips.seconds.clear()
@@ -561,7 +618,7 @@ def child(folder: Path) -> None:
     os.dup2(2, 1)
     made = {}
 
-    def the(kind: type, name: str, **options):
+    def the(kind: Callable, name: str, **options):
         if name not in made:
             made[name] = kind(folder, VARIANTS[name], **options)
         return made[name]
@@ -573,7 +630,7 @@ def child(folder: Path) -> None:
         "final_crop_psnr": lambda **x: final_crop_psnr(folder, **x),
         "stages": lambda **x: stages(folder, **x),
         "memory": lambda **x: memory(folder, **x),
-        "official": lambda name, numbers: time_clips(the(OfficialClips, name), numbers),
+        "official": lambda name, numbers: time_clips(the(official_clips, name), numbers),
         "ours": lambda name, count: time_batches(the(OurLoader, name, num_threads=1), count),
         "official_loader": lambda name, count: time_batches(the(OfficialLoader, name), count),
         "our_loader": lambda name, count: time_batches(the(OurLoader, name), count),
@@ -620,15 +677,17 @@ def rotated(names: Sequence[str], number: int) -> list[str]:
     return [*names[number % len(names) :], *names[: number % len(names)]]
 
 
-def clip_rounds(folder: Path, rounds: int, groups: int) -> dict[str, list[float]]:
+def clip_rounds(
+    folder: Path, rounds: int, groups: int, variants: dict[str, Variant]
+) -> dict[str, list[float]]:
     """Per variant the CPU s per clip of each round."""
-    found: dict[str, list[float]] = {name: [] for name in CLIPS}
+    found: dict[str, list[float]] = {name: [] for name in variants}
     with contextlib.ExitStack() as stack:
-        children = {name: stack.enter_context(Child(folder)) for name in CLIPS}
+        children = {name: stack.enter_context(Child(folder)) for name in variants}
         for number in range(rounds + 1):  # the first imports, and fills caches
             numbers = list(range(number * groups, (number + 1) * groups))
-            for name in rotated(list(CLIPS), number):
-                variant = CLIPS[name]
+            for name in rotated(list(variants), number):
+                variant = variants[name]
                 if variant.official:
                     more = 4 if variant.data in PREPARED else 1
                     count = more * groups * variant.repeat // BATCH
@@ -813,10 +872,11 @@ def measure(folder: Path, args: argparse.Namespace) -> dict:
             for name in ("256_step4", "320_step4")
         }
     shares = {}
-    for name in ("official", "mp4_r1", "mp4_r4", "prepared256_r1", "prepared256_r4"):
+    for name in ("official", "mp4_r1", "mp4_r4", "prepared256_r1", "prepared256_r4", *TUNING):
         with Child(folder) as helper:
             shares[name] = helper.ask("stages", name=name, numbers=numbers)
-    clips = clip_rounds(folder, args.rounds, args.clips)
+    clips = clip_rounds(folder, args.rounds, args.clips, CLIPS)
+    tuning = clip_rounds(folder, args.rounds, args.clips, TUNING)
     loaders = loader_rounds(folder, args.rounds, 1 if args.quick else 3)
     threads = thread_rounds(folder, min(args.rounds, 5), 2 if args.quick else 40)
     watched = {}
@@ -829,7 +889,7 @@ def measure(folder: Path, args: argparse.Namespace) -> dict:
         "preparation_cpu_s": timed,
         "psnr": psnr,
         "stages": shares,
-        "variants": summarize(clips) | summarize(loaders),
+        "variants": summarize(clips) | summarize(tuning) | summarize(loaders),
         "isolation_cpu_ms_per_clip": isolation_ms(clips),
         "threads": threads,
         "memory": watched,

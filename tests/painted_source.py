@@ -8,11 +8,12 @@ import time
 
 import numpy as np
 
-from vmae_jax.data import clip_maker
+from vmae_jax.data import samplers, transforms
 from vmae_jax.data.bad_clips import BadClips
 from vmae_jax.data.clip_maker import ClipMaker
 from vmae_jax.data.samples import HeldOutSamples, TrainingSamples
 from vmae_jax.data.sources.video_source import VideoRecord, VideoSource
+from vmae_jax.data.video.augment import SCALES
 from vmae_jax.data.video.reader import VideoError, VideoReader
 
 
@@ -72,20 +73,20 @@ class PaintedReader(VideoReader):
 
 
 def random_clip(
-    source, num_frames, frame_stride, image_size, repeat=1, resize="cv2", canvas=None
+    source, num_frames, frame_stride, image_size, repeat=1, resize="cv2", canvas=None, scales=SCALES
 ) -> ClipMaker:
     return ClipMaker(
         source,
-        clip_maker.pretraining_frames(num_frames, frame_stride),
-        clip_maker.random_crops(image_size, repeat, resize, canvas),
+        samplers.pretraining_frames(num_frames, frame_stride),
+        transforms.random_crops(image_size, repeat, resize, canvas, scales),
     )
 
 
 def centre_clip(source, num_frames, frame_stride, image_size, resize="cv2") -> ClipMaker:
     return ClipMaker(
         source,
-        clip_maker.centre_frames(num_frames, frame_stride),
-        clip_maker.centre_view(image_size, resize),
+        samplers.centre_frames(num_frames, frame_stride),
+        transforms.centre_view(image_size, resize),
     )
 
 

@@ -10,7 +10,9 @@ from vmae_jax.data.video.augment import (
     centre_crop,
     crop_and_resize,
     fit_into,
+    resized_crop,
     sample_crop_box,
+    sample_resized_crop_box,
 )
 from vmae_jax.data.video.decoders import open_video
 
@@ -82,6 +84,21 @@ def test_sides_snap_to_the_target_within_two_pixels(height, width, image_size, h
     boxes = np.array([sample_crop_box(height, width, image_size, rng) for _ in range(1000)])
     assert set(boxes[:, 2]) == heights
     assert set(boxes[:, 3]) == widths
+
+
+def test_other_scales_pair_up_with_their_neighbours():
+    rng = np.random.default_rng(0)
+    # of 240: sides 240, 120, 24; the largest and the smallest are two steps apart
+    boxes = [sample_crop_box(240, 320, (112, 112), rng, (1.0, 0.5, 0.1)) for _ in range(500)]
+    pairs = {(240, 240), (240, 120), (120, 240), (120, 120), (120, 24), (24, 120), (24, 24)}
+    assert {box[2:] for box in boxes} == pairs
+
+
+def test_the_scale_1_alone_moves_along_the_long_side_only():
+    rng = np.random.default_rng(0)
+    boxes = {sample_crop_box(240, 320, (112, 112), rng, (1.0,)) for _ in range(200)}
+    assert boxes == {(0, left, 240, 240) for left in (0, 20, 40, 60, 80)}  # (320 - 240) // 4 = 20
+    assert sample_crop_box(64, 64, (64, 64), rng, (1.0,)) == (0, 0, 64, 64)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (7, 3), (112, 112), (113, 112), (720, 1280)])
@@ -240,3 +257,100 @@ def test_centre_crop_has_the_size_asked_for(height, width, image_size):
         *image_size,
         3,
     )
+
+
+def ks_distance(values, cdf):
+    """Largest distance of the empirical distribution from another; 1.63 / sqrt(n) is rare (1 %)."""
+    values = np.sort(values)
+    steps = np.arange(len(values) + 1) / len(values)
+    expected = cdf(values)
+    return max(np.abs(expected - steps[1:]).max(), np.abs(expected - steps[:-1]).max())
+
+
+def test_resized_crops_have_the_areas_and_aspects_of_the_formulas():
+    # So small that every draw fits, in a frame so large that rounding to pixels does not show.
+    rng, size, n = np.random.default_rng(0), 40000, 20000
+    boxes = [sample_resized_crop_box(size, size, rng, (0.08, 0.4), (0.5, 1.25)) for _ in range(n)]
+    tops, lefts, heights, widths = np.array(boxes).T
+    areas, aspects = heights * widths / size**2, np.log(widths / heights)
+    low, high = np.log([0.5, 1.25])
+    free = size - np.array([heights, widths])
+    for values, start, stop in (
+        (areas, 0.08, 0.4),
+        (aspects, low, high),
+        (tops / free[0], 0, 1),
+        (lefts / free[1], 0, 1),
+    ):
+        found = ks_distance(values, lambda x, a=start, b=stop: np.clip((x - a) / (b - a), 0, 1))
+        assert found < 2 / np.sqrt(n)
+    assert abs(np.corrcoef([areas, aspects, tops / free[0], lefts / free[1]]) - np.eye(4)).max() < (
+        4 / np.sqrt(n)
+    )
+
+
+def test_places_of_resized_crops_include_both_ends():
+    rng = np.random.default_rng(0)
+    # 4 x 4 pixels of 6 x 5: three rows and two columns to begin at
+    boxes = {sample_resized_crop_box(6, 5, rng, (16 / 30, 16 / 30), (1, 1)) for _ in range(300)}
+    assert boxes == {(top, left, 4, 4) for top in range(3) for left in range(2)}
+
+
+def test_resized_crops_stay_inside_the_frame():
+    rng = np.random.default_rng(0)
+    for size in [(1, 1), (1, 9), (7, 3), (3, 100), (112, 113), (720, 1280)]:
+        for _ in range(300):
+            top, left, height, width = sample_resized_crop_box(*size, rng)
+            assert min(top, left) >= 0
+            assert min(height, width) >= 1
+            assert top + height <= size[0]
+            assert left + width <= size[1]
+
+
+@pytest.mark.parametrize(
+    ("size", "box"),
+    [
+        # nothing of a whole frame's area fits; by hand: the middle, cut to the nearest ratio
+        ((100, 300), (0, 83, 100, 133)),  # 133.3 wide, (300 - 133) // 2
+        ((300, 100), (83, 0, 133, 100)),  # 100 / 0.75 high
+    ],
+)
+def test_frames_of_another_shape_give_their_middle(size, box):
+    rng = np.random.default_rng(0)
+    assert {sample_resized_crop_box(*size, rng, (1.0, 1.0)) for _ in range(50)} == {box}
+
+
+def test_a_frame_within_the_ratios_gives_itself_where_nothing_fits():
+    # the only ratio drawn is far from the frame's, but the range as a whole is not
+    class Square(np.random.Generator):
+        def uniform(self, low, high):
+            return low
+
+    rng = Square(np.random.PCG64(0))
+    assert sample_resized_crop_box(100, 110, rng, (1.0, 1.0), (0.75, 4 / 3)) == (0, 0, 100, 110)
+
+
+@pytest.mark.parametrize(
+    ("box", "image_size"),
+    [
+        ((0, 0, 272, 640), (112, 112)),  # far beyond half the size: no antialiasing all the same
+        ((10, 33, 201, 171), (112, 112)),
+        ((100, 50, 60, 77), (112, 128)),
+        ((3, 1, 9, 16), (64, 64)),
+    ],
+)
+def test_resized_crops_are_those_of_torch(box, image_size, bikes):
+    torch = pytest.importorskip("torch")
+    top, left, height, width = box
+    out = np.zeros((2, 2, *image_size, 3), np.uint8)
+    result = resized_crop(bikes, box, image_size, out=out[1])
+    assert np.shares_memory(result, out)
+    assert not out[0].any()
+    np.testing.assert_array_equal(result, resized_crop(bikes, box, image_size))
+    part = torch.from_numpy(bikes[:, top : top + height, left : left + width]).double()
+    exact = torch.nn.functional.interpolate(
+        part.permute(0, 3, 1, 2), size=image_size, mode="bilinear", align_corners=False
+    ).permute(0, 2, 3, 1)
+    difference = result - exact.numpy()
+    assert np.abs(difference).max() < 0.7  # half of it is the rounding
+    assert abs(difference.mean()) < 0.02
+    assert (np.abs(difference) > 0.5 + 1e-6).mean() < 0.01

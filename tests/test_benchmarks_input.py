@@ -56,6 +56,19 @@ def test_both_sides_make_the_same_clips(benchmark, folder):
         assert mask.reshape(8, 196).sum(1).tolist() == [176] * 8  # 90 % of 196, rounded down
 
 
+@pytest.mark.parametrize("policy", ["", "rand-m7-n4-mstd0.5-inc1"])
+def test_both_sides_make_the_same_clips_of_fine_tuning(benchmark, folder, policy):
+    about = {"data": "256", "tuning": True, "repeat": 2, "policy": policy}
+    official = benchmark.official_clips(folder, benchmark.Variant("", **about))
+    ours = benchmark.OurClips(folder, benchmark.Variant("official", **about, in_process=True))
+    mean, std = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
+    official._flipped_and_erased = lambda video: video  # which ours leaves to the device
+    for d in range(3):
+        for theirs, clip in zip(official[d], ours[d]["video"], strict=True):
+            pixels = (theirs.numpy().transpose(1, 2, 3, 0) * std + mean) * 255
+            assert np.abs(pixels - clip).max() < 1.3  # rounding, and OpenCV's weights
+
+
 def test_prepared_clips_come_close_to_the_original_crops(benchmark, folder):
     found = benchmark.final_crop_psnr(folder, "256_step4", [0, 1])
     assert 35 < found["lowest"] <= found["pooled"] < 60

@@ -79,3 +79,17 @@ def test_limits_of_records_and_class_names_are_kept(tmp_path):
     assert (stored["frames"]["start"], stored["frames"]["stop"]) == (4, 9)
     assert (stored["whole"]["stop"], stored["seconds"]["stop_time"]) == (-1, 2.25)
     assert builder.info.features["label"].names == ["still", "moving"]
+
+
+def test_labels_that_are_no_single_class_are_in_the_index(tmp_path):
+    labels = {"several": (0, 4), "none": (), "target": 0.5, "targets": (0.5, 1.0), "one": 2}
+    for name in labels:
+        write_videos(tmp_path, f"{name}.mp4")
+    records = [VideoRecord(str(tmp_path / f"{x}.mp4"), x, label=y) for x, y in labels.items()]
+    builder = VideoFolder(sources={"train": VideoSource(records)}, data_dir=str(tmp_path / "sets"))
+    builder.download_and_prepare(download_dir=str(tmp_path / "downloads"))
+    source = TfdsSource(tmp_path / "sets", "train")
+    assert {record.clip_id: record.label for record in source} == labels
+    stored = {x["clip_id"].decode(): x["label"] for x in builder.as_data_source("train")}
+    assert stored == {**dict.fromkeys(labels, -1), "one": 2}
+    assert builder.info.features["label"].num_classes == 5

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.chaos import faults, kills, preemption
+from tests.chaos import faults, kills, preemption, soak
 from tests.chaos.campaign import Row, Scene, Shared
 from tests.chaos.faults import Fault
 from tests.chaos.watch import Watch
@@ -48,3 +48,8 @@ def test_two_processes_outlive_a_kill_and_a_preemption_unattended(shared):
     assert max(preempted) < preemption.IN_TIME
     for index in (0, 1):
         assert run.output(index).count("exit code 75 (preempted, saved) at step") == 1
+
+
+def test_fine_tuning_outlives_random_faults(shared):
+    outcomes = outcomes_of(soak.fine_tuning, shared, 2)
+    assert sum(outcome.count for outcome in outcomes) == 2

@@ -10,6 +10,7 @@ from vmae_jax.data.video.clips import (
     dense_indices,
     dense_view_indices,
     pretraining_indices,
+    timed_indices,
     tsn_centre_indices,
     tsn_indices,
     tsn_view_indices,
@@ -361,3 +362,49 @@ def test_every_rule_refuses_videos_and_clips_without_frames(function, rest):
         function(0, 16, *rest)
     with pytest.raises(ValueError, match="num_frames=0"):
         function(100, 0, *rest)
+
+
+@pytest.mark.parametrize(
+    ("times", "num_frames", "fps", "start", "expected"),
+    [
+        # By hand.
+        ([0, 0.1, 0.2, 0.3, 0.4], 3, 10, 0.1, [1, 2, 3]),
+        ([0, 0.1, 0.2, 0.3, 0.4], 8, 10, 0.0, [0, 1, 2, 3, 4, 4, 4, 4]),
+        ([0, 0.1, 0.2, 0.3, 0.4], 3, 5, 0.06, [1, 3, 4]),
+        ([0, 0.1, 0.2, 0.3, 0.4], 3, 5, 0.04, [0, 2, 4]),
+        ([0, 0.1, 0.2, 0.3, 0.4], 3, 10, 9.0, [4, 4, 4]),
+        ([0, 0.1, 5.0, 5.1], 4, 0.5, 0.0, [0, 1, 2, 3]),  # at 0, 2, 4 and 6 s
+        ([0.0], 3, 25, 0.0, [0, 0, 0]),
+    ],
+)
+def test_timed_clips_take_the_nearest_frames(times, num_frames, fps, start, expected):
+    indices = timed_indices(np.array(times), num_frames, fps, start)
+    assert indices.dtype == np.int64
+    assert indices.tolist() == expected
+
+
+@pytest.mark.parametrize("rate", [10, 25, 30, Fraction(30000, 1001)])
+def test_of_two_frames_as_near_the_earlier_is_taken(rate):
+    # Every second time wanted lies half way, in floating point on either side of it.
+    times = np.array([float(i / Fraction(rate)) for i in range(500)])
+    indices = timed_indices(times, 998, float(2 * rate), 0.0)
+    assert indices.tolist() == [k // 2 for k in range(998)]
+
+
+def test_timed_clips_are_those_of_exact_arithmetic():
+    rng = np.random.default_rng(0)
+    for _ in range(100):
+        ticks = np.cumsum(rng.integers(1, 200, 40)) * 7
+        ticks -= ticks[0]
+        step, start = int(rng.integers(1, 900)), int(rng.integers(0, ticks[-1]))
+        expected = [
+            min(range(40), key=lambda i: (abs(ticks[i] - start - k * step), i)) for k in range(12)
+        ]
+        found = timed_indices(ticks / 1000, 12, 1000 / step, start / 1000)
+        assert found.tolist() == expected
+
+
+@pytest.mark.parametrize(("num_frames", "fps"), [(0, 8), (4, 0), (4, -8), (4, np.nan), (4, 1001)])
+def test_impossible_timed_clips_are_refused(num_frames, fps):
+    with pytest.raises(ValueError, match=r"num_frames=0|fps=.* must be in \(0, 1000\]"):
+        timed_indices(np.arange(9) / 10, num_frames, fps, 0.0)

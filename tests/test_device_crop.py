@@ -14,10 +14,11 @@ from pretraining_task import make_model, pretraining_objective
 from vmae_jax import VideoMAEConfig
 from vmae_jax.data.video.augment import crop_and_resize as crop_on_host
 from vmae_jax.data.video.augment import sample_crop_box
-from vmae_jax.device_crop import crop_and_resize
+from vmae_jax.device_crop import bilinear_crop, crop_and_resize
 from vmae_jax.vit import Compute
 
 crop = jax.jit(crop_and_resize, static_argnums=2)
+bilinear = jax.jit(bilinear_crop, static_argnums=2)
 
 
 def noise(*shape, seed=0):
@@ -88,6 +89,76 @@ def test_crops_of_one_clip_stand_one_after_another():
     got = np.asarray(crop(canvas, boxes, (4, 4)))
     assert got.shape == (6, 1, 4, 4, 3)
     assert got[:, 0, 0, 0, 0].tolist() == [10, 10, 10, 20, 20, 20]
+
+
+def by_torch(frames, box, image_size, dtype):
+    """torch's interpolation of frames [T, H, W, C] in [0, 1], as the original calls it."""
+    torch = pytest.importorskip("torch")
+    top, left, height, width = box
+    part = (
+        torch.from_numpy(frames[:, top : top + height, left : left + width]).to(
+            getattr(torch, dtype)
+        )
+        / 255
+    )
+    resized = torch.nn.functional.interpolate(
+        part.permute(3, 0, 1, 2), size=image_size, mode="bilinear", align_corners=False
+    )
+    return resized.permute(1, 2, 3, 0).numpy()
+
+
+@pytest.mark.parametrize("image_size", [(32, 32), (24, 40), (47, 16)])
+def test_bilinear_crops_are_those_of_torch(image_size):
+    canvas = noise(2, 3, 72, 100, 3)
+    rng = np.random.default_rng(1)
+    sizes = rng.integers(1, (73, 101), (18, 2))
+    sizes[:5] = [image_size, (72, 100), (1, 1), (1, 100), (72, 2)]
+    places = rng.integers(0, (72, 100) - sizes + 1)
+    boxes = np.concatenate([places, sizes], -1).astype(np.int32).reshape(2, 9, 4)
+    crops = bilinear(canvas, boxes, image_size)
+    assert crops.dtype == jnp.float32
+    crops = np.asarray(crops).reshape(2, 9, 3, *image_size, 3)
+    for b, r in np.ndindex(2, 9):
+        exact = by_torch(canvas[b], boxes[b, r].tolist(), image_size, "float64")
+        np.testing.assert_allclose(crops[b, r] / 255, exact, atol=1e-6)
+        single = by_torch(canvas[b], boxes[b, r].tolist(), image_size, "float32")
+        np.testing.assert_allclose(crops[b, r] / 255, single, atol=1e-5)
+
+
+def test_bilinear_crops_of_large_canvases_are_as_exact():
+    # far from the corner, where places in fp32 would be off by 1e-4 pixels
+    canvas = noise(1, 1, 4, 3000, 1)
+    box = (1, 2500, 3, 487)
+    got = bilinear(canvas, np.array([[box]], np.int32), (3, 224))
+    np.testing.assert_allclose(
+        np.asarray(got)[0] / 255, by_torch(canvas[0], box, (3, 224), "float64"), atol=1e-6
+    )
+
+
+def test_bilinear_crops_see_nothing_outside_the_box():
+    canvas = np.full((1, 1, 40, 50, 3), 200, np.uint8)
+    canvas[:, :, 10:30, 5:45] = 50
+    for size in ((16, 16), (64, 64)):
+        got = bilinear(canvas, np.array([[[10, 5, 20, 40]]], np.int32), size)
+        np.testing.assert_allclose(got, 50, rtol=1e-6)
+
+
+def test_bilinear_crops_are_not_antialiased():
+    # every second pixel of a chequerboard's squares of 4: shrunk to a third of its size, only whole
+    # or half pixels of it are seen
+    board = (np.indices((24, 24)) // 4).sum(0) % 2 * 255
+    canvas = np.repeat(board[None, None, :, :, None], 3, axis=-1).astype(np.uint8)
+    got = np.asarray(bilinear(canvas, np.array([[[0, 0, 24, 24]]], np.int32), (8, 8)))
+    # centres at 1, 4, 7, ...: pixel 3i + 1 itself
+    np.testing.assert_allclose(got[0, 0], canvas[0, 0, 1::3, 1::3], atol=1e-4)
+
+
+def test_bilinear_crops_of_one_clip_stand_one_after_another():
+    canvas = np.stack([np.full((1, 8, 8, 3), value, np.uint8) for value in (10, 20)])
+    boxes = np.tile(np.array([0, 0, 8, 8], np.int32), (2, 3, 1))
+    got = np.asarray(bilinear(canvas, boxes, (4, 4)))
+    assert got.shape == (6, 1, 4, 4, 3)
+    np.testing.assert_allclose(got[:, 0, 0, 0, 0], [10, 10, 10, 20, 20, 20], rtol=1e-6)
 
 
 CONFIG = VideoMAEConfig(

@@ -19,7 +19,7 @@ from vmae_jax.config import VideoMAEConfig
 from vmae_jax.errors import SettingError
 from vmae_jax.vit import Compute
 from vmae_jax.weights import export, layouts
-from vmae_jax.weights.initial_params import DECODER, ENCODER, initial_params
+from vmae_jax.weights.initial_params import DECODER, ENCODER, initial_params, parts_of
 
 pytestmark = pytest.mark.usefixtures("hasty_compiler")
 
@@ -216,3 +216,49 @@ def test_shapes_are_no_parameters(run):
 def test_nothing_there_is_said(tmp_path):
     with pytest.raises(FileNotFoundError, match="absent"):
         initial_params(tmp_path / "absent", fresh(), CONFIG)
+
+
+def test_as_it_is_a_pre_training_run_goes_on_with_the_decoder_too(trained, run):
+    before = fresh()
+    params, lines = initial_params(run, before, CONFIG, None)
+    assert_from(params, layouts.parameters(trained.core), before, (*ENCODER, *DECODER))
+    assert not any("fresh" in line for line in lines)
+
+
+def test_as_it_is_an_encoder_without_decoder_leaves_it_fresh(trained, tmp_path):
+    vmae_jax.VideoMAEModel(CONFIG).save_pretrained(tmp_path)
+    before = fresh()
+    params, lines = initial_params(tmp_path, before, CONFIG, None)
+    np.testing.assert_array_equal(params["mask_token"], before["mask_token"])
+    assert any("decoder" in line and "fresh" in line for line in lines)
+
+
+def test_groups_of_parts():
+    assert parts_of(None) is None
+    assert parts_of(("encoder", "classifier")) == (*ENCODER, "fc_norm", "classifier")
+    assert parts_of("decoder") == DECODER
+    with pytest.raises(SettingError, match=r"'head' is no part; choose from \('encoder'"):
+        parts_of(("encoder", "head"))
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [(("cat", "dog"), None), (("dog", "cat"), "another order"), (("cat", "fish"), "other classes"),
+     (("LABEL_0", "LABEL_1"), None)],
+)  # fmt: skip
+def test_a_classifier_is_taken_for_the_same_classes_only(names, words, tmp_path):
+    config = CONFIG.replace(use_mean_pooling=True, id2label={0: "cat", 1: "dog"})
+    model = vmae_jax.VideoMAEForVideoClassification(config)
+    export.save_run(model.core, tmp_path)
+    ours = config.replace(id2label=dict(enumerate(names)))
+    values = nnx.to_pure_dict(nnx.state(model.core, nnx.Param))
+    zeros = jax.tree.map(lambda x: jax.device_put(np.zeros(x.shape, x.dtype)), values)
+    parts = parts_of(("encoder", "classifier"))
+    if words is None:
+        params, _ = initial_params(tmp_path, zeros, ours, parts)
+        np.testing.assert_array_equal(
+            params["classifier"]["kernel"], values["classifier"]["kernel"]
+        )
+        return
+    with pytest.raises(SettingError, match=words):
+        initial_params(tmp_path, zeros, ours, parts)

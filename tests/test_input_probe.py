@@ -47,13 +47,25 @@ def test_the_line_says_what_all_cores_together_could_deliver():
 
 
 def settings(**changes):
-    data = {"name": "video_folder", "num_threads": 8, "repeat": 1, "canvas_size": None}
+    data = {
+        "name": "video_folder",
+        "num_threads": 8,
+        "repeat": 1,
+        "canvas_size": None,
+        "cache_size": None,
+    }
     return ConfigDict({**data, **changes})
 
 
 def test_a_run_that_does_not_wait_gets_no_advice(clock):
     assert advice({"clips_per_second": 9.0, "data_wait_share": 0.09}, settings()) is None
     assert advice({}, settings(num_threads=1)) is None
+
+
+def test_a_run_that_fills_its_cache_gets_no_advice(clock):
+    waits = {"clips_per_second": 30.0, "data_wait_share": 0.9}
+    assert advice(waits, settings()) is not None
+    assert advice(waits, settings(cache_size=(64, 64))) is None
 
 
 @pytest.mark.parametrize(

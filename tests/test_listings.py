@@ -207,3 +207,22 @@ def test_no_bytes_make_a_list_fail_otherwise_than_with_a_value_error(tmp_path, f
         except ValueError:
             continue
         assert len(source) >= 1
+
+
+def test_names_of_classes_go_with_a_list(tmp_path):
+    (tmp_path / "classes.txt").write_text("walk\njump\n")
+    for classes in (["walk", "jump"], str(tmp_path / "classes.txt")):
+        source = listed(tmp_path, "a.mp4 1\nb.mp4 -1\n", format="path_label", classes=classes)
+        assert source.class_names == ("walk", "jump")
+        with pytest.raises(ValueError, match=r"line 2: label=2 is above the last of the 2 classes"):
+            listed(tmp_path, "a.mp4 1\nb.mp4 2\n", format="path_label", classes=classes)
+    with pytest.raises(ValueError, match="names a class twice"):
+        listed(tmp_path, "a.mp4 1\n", format="path_label", classes=["walk", "walk"])
+
+
+def test_all_is_every_line_of_the_list(tmp_path):
+    (tmp_path / "val.csv").write_text("z.mp4 0\n")
+    text = "".join(f"{i}.mp4 0\n" for i in range(20))
+    for options in ({"held_out_ratio": 0.5}, {"held_out_path": str(tmp_path / "val.csv")}):
+        source = listed(tmp_path, text, "all", format="path_label", **options)
+        assert [r.path for r in source] == [f"{i}.mp4" for i in range(20)]

@@ -6,7 +6,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vmae_jax.losses import LOSSES, classification_loss, mean_loss
+from vmae_jax.losses import (
+    LOSSES,
+    classification_loss,
+    mean_loss,
+    smoothed_targets,
+    target_losses,
+)
 
 pytestmark = pytest.mark.usefixtures("hasty_compiler")
 
@@ -96,3 +102,41 @@ def test_labels_that_do_not_fit_are_refused(problem_type, shape, dtype, message)
 def test_unknown_problem_types_are_refused():
     with pytest.raises(ValueError, match="problem_type='ranking'"):
         classification_loss(jnp.zeros((5, 4)), jnp.zeros(5, int), "ranking")
+
+
+@pytest.mark.parametrize("weights", [None, (0.5, 2.0, 0.0, 1.0)])
+def test_losses_of_clips_are_those_of_torch(weights):
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(0)
+    logits = rng.standard_normal((6, 4)).astype(np.float32)
+    shares = rng.dirichlet(np.ones(4), 6).astype(np.float32)
+    hot = rng.integers(0, 2, (6, 4)).astype(np.float32)
+    x, w = torch.tensor(logits), None if weights is None else torch.tensor(weights)
+    functional = torch.nn.functional
+    expected = {
+        "single_label_classification": (
+            shares, functional.cross_entropy(x, torch.tensor(shares), w, reduction="none")
+        ),
+        "multi_label_classification": (
+            hot,
+            functional.binary_cross_entropy_with_logits(
+                x, torch.tensor(hot), w, reduction="none"
+            ).mean(1),
+        ),
+    }  # fmt: skip
+    if weights is None:
+        squares = functional.mse_loss(x, torch.tensor(shares), reduction="none").mean(1)
+        expected["regression"] = (shares, squares)
+    for problem_type, (targets, losses) in expected.items():
+        found = target_losses(logits, targets, problem_type, weights)
+        np.testing.assert_allclose(found, losses.numpy(), rtol=1e-6, atol=1e-7)
+
+
+def test_smoothed_targets_are_the_originals():
+    found = smoothed_targets(np.array([2, 0]), 4, 0.2)
+    np.testing.assert_allclose(found, [[0.05, 0.05, 0.85, 0.05], [0.85, 0.05, 0.05, 0.05]])
+
+
+def test_targets_of_another_shape_are_refused():
+    with pytest.raises(ValueError, match="differ in shape"):
+        target_losses(np.zeros((2, 3)), np.zeros((2, 1)), "regression")

@@ -69,3 +69,14 @@ def test_without_that_column_a_share_or_another_manifest_is_held_out(tmp_path):
     (tmp_path / "val.csv").write_text("path\nz.mp4\n")
     options = {"split": "held_out", "held_out_path": str(tmp_path / "val.csv")}
     assert [r.path for r in opened(tmp_path, rows, **options)] == ["z.mp4"]
+
+
+def test_all_is_every_row_of_the_manifest(tmp_path):
+    rows = [{"path": f"{i}", "split": ("train", "val", "test")[i % 3]} for i in range(9)]
+    assert [r.path for r in opened(tmp_path, rows, split="all")] == [f"{i}" for i in range(9)]
+    for row in rows:
+        del row["split"]
+    assert len(opened(tmp_path, rows, split="all", held_out_ratio=0.5)) == 9
+    (tmp_path / "val.csv").write_text("path\nz.mp4\n")
+    source = opened(tmp_path, rows, split="all", held_out_path=str(tmp_path / "val.csv"))
+    assert [r.path for r in source] == [f"{i}" for i in range(9)]

@@ -60,7 +60,7 @@ OPTIONAL = {name for extra in EXTRAS.values() for name in named(extra)} - CORE -
 def test_all_that_is_imported_is_required_or_an_extra():
     imported = set(imported_packages()) - OURS
     assert {"jax", "av", "tensorflow_datasets"} <= imported
-    brought = {"jaxlib", "ml-dtypes", "fsspec"}  # by jax, and by the hub
+    brought = {"jaxlib", "ml-dtypes", "scipy", "fsspec"}  # by jax, and by the hub
     for module in imported:
         assert distributions(module) & (CORE | OPTIONAL | brought), module
 

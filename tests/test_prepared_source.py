@@ -16,7 +16,7 @@ from prepared_sets import (
 from video_corpus import painted_numbers
 
 from vmae_jax.data.prepared.preparation import prepare
-from vmae_jax.data.prepared.prepared_source import PreparedSource
+from vmae_jax.data.prepared.prepared_source import PreparedSource, prepared
 from vmae_jax.data.prepared.video_encoding import (
     Settings,
     frame_phase,
@@ -148,3 +148,12 @@ def test_sets_of_video_files_need_isolation(videos, tmp_path):
     with source.open(3) as reader:
         assert painted_numbers(reader.read([1, 0, 39])) == [61, 60, 99]
     source.check_serves(3, uneven=True)
+
+
+def test_all_is_a_set_itself_or_the_one_of_that_name(prepared_set, tmp_path):
+    assert len(prepared(str(prepared_set), "all")) == 6
+    (tmp_path / "sets").mkdir()
+    copied(set_of_six(), tmp_path / "sets" / "all")
+    assert len(prepared(str(tmp_path / "sets"), "all")) == 6
+    with pytest.raises(ValueError, match=r"all' holds no index\.json"):
+        prepared(str(tmp_path / "elsewhere"), "all")

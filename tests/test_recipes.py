@@ -12,6 +12,7 @@ from typing import NamedTuple
 import pytest
 
 from vmae_jax import assembly
+from vmae_jax.tasks import make_task
 
 
 class Row(NamedTuple):
@@ -70,14 +71,14 @@ def test_the_schedule_of_the_best_known_run_in_steps():
 def test_the_optimizer_is_the_published_one(name, row):
     assert load(name).optimizer.to_dict() == {
         "weight_decay": 0.05, "betas": (0.9, 0.95), "eps": 1e-8, "clip_norm": None,
-        "accumulation": 1,
+        "accumulation": 1, "layer_decay": None, "train": None, "ema_decay": None,
     }  # fmt: skip
 
 
 @recipes
 def test_the_model_is_the_published_one(name, row):
     config = load(name)
-    model = assembly.make_model_config(config)
+    model = assembly.make_model_config(config, make_task(config))
     assert (model.hidden_size, model.decoder_num_hidden_layers) == (row.width, row.decoder_depth)
     assert (model.num_frames, model.frame_size, model.grid) == (16, (224, 224), (8, 14, 14))
     assert not model.use_mean_pooling

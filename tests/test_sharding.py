@@ -30,6 +30,18 @@ def runs():
     return json.loads(result.stdout.splitlines()[-1])
 
 
+def test_eight_devices_fine_tune_as_one():
+    """Groups of clips that are mixed lie on several devices, and in several micro-batches."""
+    result = subprocess.run(
+        [sys.executable, str(PROGRAM), "--finetuning", MESH],
+        capture_output=True, text=True, timeout=600, env=environment(), check=False,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr[-2000:]
+    runs = json.loads(result.stdout.splitlines()[-1])
+    assert runs[MESH]["losses"] == pytest.approx(runs["one"]["losses"], rel=1e-5)
+    assert len(set(runs["one"]["losses"])) == 10
+
+
 def environment():
     import os
 

@@ -45,3 +45,12 @@ def test_video_folder_split_is_for_ever(video_folder):
         *[4, 16, 38, 53, 73, 114, 120, 126],
         *[127, 155, 156, 160, 175, 181, 187, 188],
     ]
+
+
+def test_all_is_every_file_whatever_is_held_out(video_folder):
+    expected = [f"class_{c}/clip_{i:03}.mp4" for c in range(3) for i in range(c, 200, 3)]
+    for ratio in (0, 0.05, 0.8):
+        source = make_source("video_folder", str(video_folder), "all", held_out_ratio=ratio)
+        assert [record.clip_id for record in source] == expected
+    with pytest.raises(ValueError, match=r"held_out_ratio=1\.5 must be"):
+        make_source("video_folder", str(video_folder), "all", held_out_ratio=1.5)

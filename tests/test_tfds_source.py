@@ -158,3 +158,11 @@ def test_damaged_indices_are_refused(listed, change):
     file.write_text(change(file.read_text()))
     with pytest.raises(SettingError, match=r"index_train\.json is damaged .*; build the set again"):
         TfdsSource(folder, "train")
+
+
+def test_all_is_the_split_of_a_set_that_has_one_alone(real_set, listed):
+    source = make_source("tfds", str(real_set), "all")
+    assert [r.clip_id for r in source] == [r.clip_id for r in TfdsSource(real_set, "train")]
+    folder, _ = build_listed(listed)
+    with pytest.raises(SettingError, match=r"split='all' .* several, \['train', 'val'\]; open one"):
+        make_source("tfds", str(folder), "all")

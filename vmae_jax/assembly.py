@@ -19,6 +19,7 @@ from vmae_jax import optim, sharding, training
 from vmae_jax.config import VideoMAEConfig
 from vmae_jax.errors import SettingError
 from vmae_jax.tasks.task import Task
+from vmae_jax.trainable import select, trained_layers
 from vmae_jax.vit import Compute, resolve_attention
 
 
@@ -69,6 +70,7 @@ def make_steps(
     task: Task,
     *,
     num_records: int | None,
+    class_names: Sequence[str] = (),
     devices: Sequence[jax.Device] | None = None,
     slices: int | None = None,
 ) -> Steps:
@@ -79,6 +81,7 @@ def make_steps(
       task: of the configuration, see `tasks.make_task`.
       num_records: training records of the data set, which make an epoch unless
         `config.data.num_clips` says how many do; None if the data set was not opened.
+      class_names: as of `make_model_config`.
       devices: of the mesh; all that there are by default. They may be descriptions, to compile for
         a machine that is not there.
       slices: as of `sharding.make_mesh`.
@@ -87,7 +90,7 @@ def make_steps(
         configuration.
     """
     devices = jax.devices() if devices is None else list(devices)
-    model_config = make_model_config(config)
+    model_config = make_model_config(config, task, class_names)
     compute, attention = resolve_attention(
         Compute(**config.compute),
         model_config,
@@ -99,24 +102,36 @@ def make_steps(
         devices=devices,
         slices=slices,
     )
-    accumulation = config.optimizer.accumulation
     sharding.check_batch(
-        mesh, config.data.batch_size, repeat=config.data.repeat, accumulation=accumulation
+        mesh,
+        config.data.batch_size,
+        repeat=config.data.repeat,
+        accumulation=config.optimizer.accumulation,
     )
     schedule = make_schedule(config, num_records)
-    settings = {name: value for name, value in config.optimizer.items() if name != "accumulation"}
-    optimizer = optim.make_optimizer(schedule, **settings)
+    settings = dict(config.optimizer.items())
+    accumulation, patterns = settings.pop("accumulation"), settings.pop("train")
+    ema_decay = _checked_decay(settings.pop("ema_decay"))
+    optimizer = optim.make_optimizer(
+        schedule, num_layers=model_config.num_hidden_layers, **settings
+    )
 
-    def make_model():
-        return task.make_model(model_config, compute, nnx.Rngs(params=config.seed))
+    def make_params():
+        model = task.make_model(model_config, compute, nnx.Rngs(params=config.seed))
+        params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
+        return training.split_params(params, task.frozen_parts)
+
+    patterns = task.trains if patterns is None else patterns
+    selection = None if patterns is None else select(jax.eval_shape(make_params)[0], patterns)
+    compute = dataclasses.replace(compute, trained=trained_layers(selection))
 
     def init():
-        params = nnx.to_pure_dict(nnx.state(make_model(), nnx.Param))
-        params, frozen_params = training.split_params(params, task.frozen_parts)
+        params, frozen_params = make_params()
         frozen = task.make_frozen(model_config, compute)
         if frozen_params:
             frozen = {**frozen, "model": frozen_params}
-        return training.init_state(params, optimizer), frozen
+        averages = ema_decay is not None
+        return training.init_state(params, optimizer, selection, averages=averages), frozen
 
     shapes = jax.eval_shape(init)
     shardings = sharding.state_shardings(shapes, mesh)
@@ -125,7 +140,8 @@ def make_steps(
     )
     on_all = sharding.replicated(mesh)
     compile_options = _compiler_options(config.run.deterministic, devices[0].platform)
-    bound = {"graphdef": nnx.graphdef(nnx.eval_shape(make_model)), "seed": config.seed}
+    model = nnx.eval_shape(lambda: task.make_model(model_config, compute, nnx.Rngs(params=0)))
+    bound = {"graphdef": nnx.graphdef(model), "seed": config.seed}
     train = functools.partial(
         training.train_step,
         prepare=task.prepare,
@@ -133,6 +149,8 @@ def make_steps(
         optimizer=optimizer,
         schedule=schedule,
         accumulation=accumulation,
+        selection=selection,
+        ema_decay=ema_decay,
         **bound,
     )
     objective = functools.partial(task.objective, evaluation=True)
@@ -161,10 +179,40 @@ def make_steps(
     )
 
 
-def make_model_config(config: Any) -> VideoMAEConfig:
-    """The published size, with the fields that the run's configuration sets otherwise."""
+def _checked_decay(ema_decay: float | None) -> float | None:
+    if ema_decay is not None and not 0 <= ema_decay < 1:
+        raise SettingError(f"optimizer.ema_decay={ema_decay} must be in [0, 1), e.g. 0.9999.")
+    return ema_decay
+
+
+def make_model_config(config: Any, task: Task, class_names: Sequence[str] = ()) -> VideoMAEConfig:
+    """The published size, with the fields that the run's configuration sets otherwise.
+
+    A classifier has as many classes as the configuration says, or the data set names, and takes
+    their names along.
+
+    Args:
+      config: of the run.
+      task: of it.
+      class_names: of the data set, by number; () if it names none, or was not opened.
+    Raises:
+      SettingError: for values that cannot work; if the number of classes is not that of the names.
+    """
     changes = {name: value for name, value in config.model.items() if value is not None}
+    if "classifier" in task.parts:
+        changes |= _classes(changes.get("num_labels"), class_names)
     return VideoMAEConfig.from_size(changes.pop("size"), **changes)
+
+
+def _classes(num_labels: int | None, names: Sequence[str]) -> dict[str, Any]:
+    if names and num_labels not in (None, len(names)):
+        raise SettingError(
+            f"model.num_labels={num_labels}, and the data set names {len(names)} classes "
+            f"({', '.join(names[:3])}, ...); leave it out, or correct the data set."
+        )
+    if not names:
+        return {}
+    return {"num_labels": len(names), "id2label": dict(enumerate(names))}
 
 
 def make_schedule(config: Any, num_records: int | None) -> optim.Schedule:

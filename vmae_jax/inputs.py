@@ -9,6 +9,7 @@ from typing import Any
 import jax
 
 from vmae_jax.assembly import make_model_config
+from vmae_jax.config import VideoMAEConfig
 from vmae_jax.data.bad_clips import BadClips
 from vmae_jax.data.datasets import make_source
 from vmae_jax.data.samples import HeldOutSamples, TrainingSamples, bad_clips_file
@@ -31,10 +32,13 @@ def open_samples(
     Raises:
       SettingError: if a data set cannot be opened, or cannot serve the run.
     """
-    model, data = make_model_config(config), config.data
+    data = config.data
     listed = None if workdir is None else bad_clips_file(workdir, jax.process_index())
     with contextlib.ExitStack() as ending:
-        source = open_source(config, "train")
+        source = open_source(config, task, "train")
+        model = make_model_config(config, task, source.class_names)
+        held_out_source = open_source(config, task, "held_out") if evaluates else None
+        task.check_data(source, held_out_source, model)
         training = TrainingSamples(
             task.samples(source, model, data, held_out=False),
             config.seed,
@@ -43,24 +47,48 @@ def open_samples(
             timeout=data.decode_timeout,
         )
         ending.callback(training.close)
-        if not evaluates:
-            yield training, None
-            return
-        source = open_source(config, "held_out")
-        blank = task.batch(model, data, held_out=True)
-        bad = BadClips(listed, len(source), data.max_bad_share)
-        held_out = HeldOutSamples(
-            task.samples(source, model, data, held_out=True),
-            repeat=next(iter(blank.values()))[0][0],
-            blank=blank,
-            bad_clips=bad if data.skip_bad_held_out else None,
-            timeout=data.decode_timeout,
-        )
-        ending.callback(held_out.close)
+        held_out = None
+        if held_out_source is not None:
+            held_out = _held_out_samples(held_out_source, config, task, model, listed)
+            ending.callback(held_out.close)
         yield training, held_out
 
 
-def open_source(config: Any, split: str) -> VideoSource:
+@contextlib.contextmanager
+def open_held_out(
+    config: Any, task: Task, workdir: str | None, model: VideoMAEConfig, split: str = "held_out"
+) -> Iterator[HeldOutSamples]:
+    """Held-out samples by themselves, for an evaluator with a data set or views of its own.
+
+    Args:
+      config, task, workdir: as of `open_samples`.
+      model: of the run.
+      split: of the data set.
+    Raises:
+      SettingError: as `open_samples`.
+    """
+    listed = None if workdir is None else bad_clips_file(workdir, jax.process_index())
+    samples = _held_out_samples(open_source(config, task, split), config, task, model, listed)
+    with contextlib.closing(samples):
+        yield samples
+
+
+def _held_out_samples(
+    source: VideoSource, config: Any, task: Task, model: VideoMAEConfig, listed: str | None
+) -> HeldOutSamples:
+    data = config.data
+    blank = task.batch(model, data, held_out=True)
+    bad = BadClips(listed, len(source), data.max_bad_share)
+    return HeldOutSamples(
+        task.samples(source, model, data, held_out=True),
+        repeat=next(iter(blank.values()))[0][0],
+        blank=blank,
+        bad_clips=bad if data.skip_bad_held_out else None,
+        timeout=data.decode_timeout,
+    )
+
+
+def open_source(config: Any, task: Task, split: str) -> VideoSource:
     """One split of the data set, its files held in memory if the configuration says so.
 
     Raises:
@@ -70,5 +98,6 @@ def open_source(config: Any, split: str) -> VideoSource:
     source = make_source(data.name, data.path, split, **data.options)
     if data.cache_size is not None:
         source = cached(source, data.cache_size)
-    source.check_serves(data.frame_stride)
+    uneven = task.uneven_frames or data.fps is not None
+    source.check_serves(data.frame_stride, uneven)
     return source

@@ -11,32 +11,37 @@ as if it had never stopped: data order, augmentation, masks and dropout are func
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import json
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from vmae_jax import assembly, evaluators, sharding
 from vmae_jax.assembly import Steps
+from vmae_jax.checkpoints.finished_steps import saved_steps
 from vmae_jax.checkpoints.loading import Restored
 from vmae_jax.checkpoints.restoring import read_newest
 from vmae_jax.choices import name_of, qualified_name
 from vmae_jax.data import input_probe, loader
 from vmae_jax.data.samples import HeldOutSamples, TrainingSamples
+from vmae_jax.data.sources.video_source import VideoSource
 from vmae_jax.errors import SettingError
 from vmae_jax.evaluators import is_due
 from vmae_jax.evaluators.evaluator import Context
-from vmae_jax.inputs import open_samples
+from vmae_jax.inputs import open_held_out, open_samples
 from vmae_jax.processes import distributed
 from vmae_jax.running.session import Session, check_settings, log_measured
 from vmae_jax.tasks import make_task
 from vmae_jax.tasks.task import Task
 from vmae_jax.training import TrainState, split_params
-from vmae_jax.weights.initial_params import initial_params
+from vmae_jax.weights.initial_params import initial_params, parts_of
 
 logger = logging.getLogger(__name__)
 
@@ -68,13 +73,17 @@ def train(
     looked_at = evaluators.wanted(config)
     visits = evaluators.any_visits(config, looked_at)
     with open_samples(config, task, workdir, evaluates=visits) as (samples, held_out):
-        steps = assembly.make_steps(config, task, num_records=len(samples.source))
+        steps = make_run_steps(config, task, samples.source)
         num_steps = steps.schedule.num_steps
-        session = make_session(config, workdir, steps, force=force, profile=profile, on_log=on_log)
+        session = make_session(
+            config, task, workdir, steps, force=force, profile=profile, on_log=on_log
+        )
         with jax.set_mesh(steps.mesh), session as run:
             state, frozen = initial_state(config, task, steps, run.restored)
             evals = evaluators.Evaluations(
-                Context(config, task, steps, held_out, frozen, workdir, run.metrics_file),
+                make_context(config, task, steps, samples.source, workdir)._replace(
+                    samples=held_out, frozen=frozen, metrics_file=run.metrics_file
+                ),
                 looked_at,
                 run.evaluate,
             )
@@ -84,7 +93,7 @@ def train(
             run.begin(steps.train, state, *steps.arguments[1:])
 
             step = run.start_step
-            last = evals.make_up(run.owed, state.params, step)
+            last = evals.make_up(run.owed, state, step)
             for step in run.steps():  # counts batches once done
                 batch = run.next(batches)
                 with jax.transfer_guard("disallow"):  # nothing is copied unless it is said here
@@ -94,11 +103,11 @@ def train(
 
                 if is_due(every.log_every_steps, step, num_steps):
                     hint.give(run.log(step, samples.bad_count))
-                measured = {} if run.preempted else evals.measure(state.params, step)
+                measured = {} if run.preempted else evals.measure(state, step)
                 if run.preempted or is_due(every.save_every_steps, step, num_steps):
                     run.save(state, step, measured, evals.owed(step, run.preempted))
                 if not run.preempted:
-                    last |= measured | evals.draw(state.params, step)
+                    last |= measured | evals.draw(state, step)
             run.finish(step, evals.owed(step, run.preempted))
     return last
 
@@ -119,17 +128,55 @@ def evaluate(
     chosen = evaluators.wanted(config, names)
     if not chosen:
         raise SettingError("every_steps=0 in each section of evals: nothing is evaluated.")
-    with open_samples(config, task, None, evaluates=True) as (samples, held_out):
-        steps = assembly.make_steps(config, task, num_records=len(samples.source))
+    visits = evaluators.any_visits(config, chosen)
+    with open_samples(config, task, None, evaluates=visits) as (samples, held_out):
+        steps = make_run_steps(config, task, samples.source)
         with jax.set_mesh(steps.mesh), distributed.end_all_on_error():
-            newest = read_newest(
-                os.path.join(workdir, "checkpoints"), {"params": steps.state.params}
-            )
-            params = newest.state["params"]
-            _, frozen = fresh_state(config, task, steps) if steps.frozen else (None, {})
-            context = Context(config, task, steps, held_out, frozen, workdir if names else None)
+            state, frozen, step = _newest_state(config, task, steps, workdir)
+            context = make_context(config, task, steps, samples.source, workdir if names else None)
+            context = context._replace(samples=held_out, frozen=frozen)
             evals = evaluators.Evaluations(context, chosen, _log_evaluation)
-            return evals.make_up(chosen, params, newest.step)
+            return evals.make_up(chosen, state, step)
+
+
+def _newest_state(
+    config: ConfigDict, task: Task, steps: Steps, workdir: str
+) -> tuple[TrainState, dict[str, Any], int]:
+    """The newest parameters of a workdir, without what only training needs, and their step; those
+    of `init.checkpoint` at step 0 if it has none."""
+    directory = os.path.join(workdir, "checkpoints")
+    if config.init.checkpoint and not saved_steps(directory):
+        logger.info("no checkpoint in %s: evaluating init.checkpoint", directory)
+        state, frozen = fresh_state(config, task, steps)
+        return state, frozen, 0
+    wanted = {"params": steps.state.params}
+    if steps.state.ema is not None:
+        wanted["ema"] = steps.state.ema
+    newest = read_newest(directory, wanted)
+    _, frozen = fresh_state(config, task, steps) if steps.frozen else (None, {})
+    return steps.state._replace(**newest.state), frozen, newest.step
+
+
+def make_context(
+    config: ConfigDict, task: Task, steps: Steps, training: VideoSource, workdir: str | None
+) -> Context:
+    """What evaluators work with, but for held-out samples and what is frozen."""
+
+    @contextlib.contextmanager
+    def open_other(data: Mapping[str, Any], split: str) -> Iterator[HeldOutSamples]:
+        if unknown := set(data) - set(config.data):
+            raise SettingError(
+                f"{sorted(unknown)} of an evaluator's data are no options of section data; there "
+                f"are {sorted(config.data)}."
+            )
+        changed = copy.deepcopy(config)  # a ConfigDict of it would share its sections
+        with changed.data.options.unlocked():
+            changed.data.update(data)
+        with open_held_out(changed, task, workdir, steps.model_config, split) as samples:
+            task.check_data(training, samples.source, steps.model_config)
+            yield samples
+
+    return Context(config, task, steps, None, open_other, {}, workdir)
 
 
 def _log_evaluation(
@@ -139,6 +186,13 @@ def _log_evaluation(
     if measured:
         log_measured(step, measured)
     return measured
+
+
+def make_run_steps(config: ConfigDict, task: Task, source: VideoSource) -> Steps:
+    """The steps of a run whose data set is open."""
+    return assembly.make_steps(
+        config, task, num_records=len(source), class_names=source.class_names
+    )
 
 
 def check_config(config: ConfigDict, workdir: str) -> None:
@@ -164,19 +218,22 @@ def as_dict(config: ConfigDict) -> dict[str, Any]:
     return json.loads(json.dumps(config.to_dict(), default=qualified_name))
 
 
-def make_session(config: ConfigDict, workdir: str, steps: Steps, **options: Any) -> Session:
+def make_session(
+    config: ConfigDict, task: Task, workdir: str, steps: Steps, **options: Any
+) -> Session:
     """What surrounds the steps of this run; options: as of `train`."""
     with jax.set_mesh(steps.mesh):
         jax.eval_shape(steps.train, *steps.arguments)  # what cannot work shows here
     # the options of a task that a recipe brings along have no version of this code
     own_section = [f"{name_of(config.task)}."] if callable(config.task) else []
+    lora = {} if task.lora is None else {"lora": task.lora._asdict()}
     return Session(
         config.run,
         workdir,
         run_config=as_dict(config),
         may_change=config.may_change,
         own_keys=("data.options.", *own_section),
-        about={"model": steps.model_config.to_dict()},
+        about={"model": steps.model_config.to_dict(), **lora},
         parent=config.init.checkpoint or None,
         template=steps.state,
         num_steps=steps.schedule.num_steps,
@@ -205,13 +262,18 @@ def fresh_state(config: ConfigDict, task: Task, steps: Steps) -> tuple[TrainStat
         return state, frozen
     params = state.params | frozen.get("model", {})
     try:
-        params, _ = initial_params(config.init.checkpoint, params, steps.model_config)
+        params, _ = initial_params(
+            config.init.checkpoint, params, steps.model_config, parts_of(config.init.parts)
+        )
     except FileNotFoundError as error:
         raise SettingError(f"init.checkpoint={config.init.checkpoint!r}: {error}") from error
     trained, frozen_params = split_params(params, task.frozen_parts)
     if frozen_params:
         frozen = {**frozen, "model": frozen_params}
-    return state._replace(params=trained), frozen
+    state = state._replace(params=trained)
+    if state.ema is not None:
+        state = state._replace(ema=jax.tree.map(jnp.copy, trained))
+    return state, frozen
 
 
 def training_batches(

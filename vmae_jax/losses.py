@@ -79,4 +79,42 @@ def classification_loss(logits: jax.Array, labels: jax.Array, problem_type: str)
     return jnp.sum(losses * counted) / jnp.sum(counted)
 
 
+def smoothed_targets(labels: jax.Array, num_labels: int, smoothing: float) -> jax.Array:
+    """One-hot targets fp32 [B, K] of classes int [B], `smoothing` of each spread over all K.
+
+    Source: mixup.py of the official code, one_hot.
+    """
+    return optax.smooth_labels(jax.nn.one_hot(labels, num_labels), smoothing)
+
+
+def target_losses(
+    logits: jax.Array,
+    targets: jax.Array,
+    problem_type: str,
+    class_weights: jax.typing.ArrayLike | None = None,
+) -> jax.Array:
+    """The loss of each clip, fp32 [B]: cross-entropy, the mean of K binary ones, or of K squares.
+
+    Args:
+      logits: [B, K].
+      targets: fp32 [B, K]: a distribution over classes, shares in [0, 1], or numbers.
+      problem_type: one of PROBLEM_TYPES.
+      class_weights: [K], factors of the terms; they are not divided by their sum.
+    Raises:
+      ValueError: if the shapes differ.
+    Source: torch's cross_entropy with probabilities as targets, binary_cross_entropy_with_logits,
+    mse_loss, before the mean over clips.
+    """
+    _same_shape(logits, targets)
+    logits, targets = logits.astype(jnp.float32), targets.astype(jnp.float32)
+    weights = 1.0 if class_weights is None else jnp.asarray(class_weights, jnp.float32)
+    if problem_type == "single_label_classification":
+        return -jnp.sum(weights * targets * jax.nn.log_softmax(logits), axis=-1)
+    if problem_type == "multi_label_classification":
+        terms = optax.sigmoid_binary_cross_entropy(logits, targets)
+    else:
+        terms = jnp.square(logits - targets)
+    return jnp.mean(weights * terms, axis=-1)
+
+
 LOSSES = {"mse": squared_error, "l1": absolute_error, "smooth_l1": smooth_absolute_error}

@@ -6,10 +6,11 @@ final rate is scaled with the batch size just as the peak is.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 import optax
 
 from vmae_jax.errors import SettingError
@@ -22,7 +23,11 @@ DECAYS = {
     "q_bias": False,
     "v_bias": False,
     "mask_token": False,
+    "lora_a": True,
+    "lora_b": True,
 }
+# Of layer-wise rates: what lies before the blocks. The rest, outside of the encoder, lies behind.
+FIRST_LAYER = ("embeddings", "mask_token")
 
 
 class Schedule(NamedTuple):
@@ -123,6 +128,48 @@ def decay_mask(params) -> dict:
     return jax.tree_util.tree_map_with_path(decays, params)
 
 
+def layer_scales(params: Mapping[str, Any], layer_decay: float, num_layers: int) -> dict[str, Any]:
+    """Factors of the learning rate: layer_decay to the power of a layer's distance from the head.
+
+    With L blocks, block k has layer_decay^(L - k), the embedding layer_decay^(L + 1), and what
+    follows the blocks 1.
+
+    Args:
+      params: nested dicts of arrays; in "encoder" their first axis counts the layers, or only the
+        last of them, where the first are not trained.
+      layer_decay: in (0, 1].
+      num_layers: of the encoder (L).
+    Returns:
+      The same tree of fp32 factors, which broadcast against the parameters.
+    Raises:
+      SettingError: if layer_decay is out of range.
+    Source: optim_factory.py of the official code, LayerDecayValueAssigner.
+    """
+    if not 0 < layer_decay <= 1:
+        raise SettingError(
+            f"optimizer.layer_decay={layer_decay} must be in (0, 1]; 1 gives all layers one rate."
+        )
+
+    def scale(path: tuple, x: Any) -> np.ndarray:
+        if path[0].key == "encoder":
+            layers = np.arange(num_layers - x.shape[0], num_layers)
+            factors = np.float32(layer_decay ** (num_layers - layers))
+            return factors.reshape(-1, *(1,) * (len(x.shape) - 1))
+        return np.float32(layer_decay ** (num_layers + 1) if path[0].key in FIRST_LAYER else 1)
+
+    return jax.tree_util.tree_map_with_path(scale, params)
+
+
+def scale_by_layer(layer_decay: float, num_layers: int) -> optax.GradientTransformation:
+    """Multiplies updates by `layer_scales`; decoupled weight decay before it shrinks alike."""
+
+    def update(updates, params):
+        scales = layer_scales(params, layer_decay, num_layers)
+        return jax.tree.map(lambda u, scale: u * scale, updates, scales)
+
+    return optax.stateless(update)
+
+
 def make_optimizer(
     schedule: Callable,
     *,
@@ -130,6 +177,8 @@ def make_optimizer(
     betas: tuple[float, float],
     eps: float,
     clip_norm: float | None,
+    layer_decay: float | None = None,
+    num_layers: int = 0,
 ) -> optax.GradientTransformation:
     """AdamW as torch has it: decoupled decay, scaled by the learning rate.
 
@@ -139,12 +188,15 @@ def make_optimizer(
       betas: decay rates of the two moments.
       eps: added to the root of the second moment.
       clip_norm: largest global gradient norm, or None.
+      layer_decay, num_layers: as of `layer_scales`; None: all layers have one rate.
     """
     steps = [
         ("adam", optax.scale_by_adam(b1=betas[0], b2=betas[1], eps=eps)),
         ("weight_decay", optax.add_decayed_weights(weight_decay, mask=decay_mask)),
         ("learning_rate", optax.scale_by_learning_rate(schedule)),
     ]
+    if layer_decay is not None:
+        steps.insert(2, ("layer_decay", scale_by_layer(layer_decay, num_layers)))
     if clip_norm is not None:
         steps.insert(0, ("clip", optax.clip_by_global_norm(clip_norm)))
     return optax.named_chain(*steps)

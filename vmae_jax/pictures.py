@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from vmae_jax.errors import SettingError
-from vmae_jax.reconstruction import Reconstruction, gain, psnr
+from vmae_jax.reconstruction import Reconstruction, Rendering, difference, psnr
 
 
 class _Panel(NamedTuple):
@@ -39,37 +39,39 @@ def _panels(reconstruction: Reconstruction, clip: int, mask_name: str) -> list[_
         ),
     ]
     for x in r.renderings:
-        one = x._replace(error=x.error[clip], zero_error=x.zero_error[clip])
-        style = "warning" if x.leaks else "title"
-        panels += [
-            _Panel(
-                [
-                    (style, f"Prediction, {x.name}"),
-                    ("text", x.statistics),
-                    ("number", f"PSNR {psnr(one.error):.2f} dB"),
-                    ("number", f"zero prediction {psnr(one.zero_error):.2f} dB"),
-                    ("title", f"gain {gain(one):+.2f} dB"),
-                ],
-                x.video[clip],
-                False,
-            ),
-            _Panel(
-                [
-                    (style, f"Zero prediction, {x.name}"),
-                    ("text", "the same rendering, had the model predicted zeros"),
-                    ("number", f"PSNR {psnr(one.zero_error):.2f} dB"),
-                ],
-                x.zero_video[clip],
-                True,
-            ),
-        ]
-    if len(r.renderings) == 1:  # black is easily beaten, so there is a better baseline
-        error = f"{psnr(r.interpolated_error[clip]):.2f} dB"
-        text = "no model: the mean that the visible patches nearby suggest"
-        captions = [("title", "Interpolation"), ("text", text), ("number", f"PSNR {error}")]
-        panels[2].paragraphs.append(("number", f"interpolation {error}"))
-        panels.append(_Panel(captions, r.interpolated[clip], True))
+        panels += _prediction_and_zero(x, r, clip)
+    error = psnr(r.interpolated_error[clip])
+    text = "no model: linear, between the visible pixels of the same frame"
+    captions = [("title", "Interpolation"), ("text", text), ("number", f"PSNR {error:.2f} dB")]
+    # beside the prediction that it is compared with
+    panels.insert(3, _Panel(captions, r.interpolated[clip], True))
     return panels
+
+
+def _prediction_and_zero(x: Rendering, r: Reconstruction, clip: int) -> list[_Panel]:
+    """The rows of a rendering. Pixels have no zero prediction: black is no match for anything."""
+    error, zero = psnr(x.error[clip]), psnr(x.zero_error[clip])
+    style = "warning" if x.leaks else "title"
+    captions = [
+        (style, f"Prediction, {x.name}"),
+        ("text", x.statistics),
+        ("number", f"PSNR {error:.2f} dB"),
+    ]
+    if not x.leaks:
+        interpolated = psnr(r.interpolated_error[clip])
+        captions.append(("title", f"{difference(error, interpolated):+.2f} dB over interpolation"))
+    if len(r.renderings) == 1:
+        return [_Panel(captions, x.video[clip], False)]
+    captions.append(("title", f"{difference(error, zero):+.2f} dB over the zero prediction"))
+    zero_captions = [
+        (style, f"Zero prediction, {x.name}"),
+        ("text", "the same rendering, had the model predicted zeros"),
+        ("number", f"PSNR {zero:.2f} dB"),
+    ]
+    return [
+        _Panel(captions, x.video[clip], False),
+        _Panel(zero_captions, x.zero_video[clip], True),
+    ]
 
 
 def draw_reconstruction(
@@ -82,7 +84,8 @@ def draw_reconstruction(
     frames_shown: int = 8,
     frame_numbers: Sequence[int] | None = None,
 ) -> None:
-    """Writes a PNG: rows for original, masked input, each rendering and its zero prediction.
+    """Writes a PNG: rows for original, masked input, prediction, what interpolation makes of the
+    same input, and, for normalised targets, the leaky rendering and both zero predictions.
 
     Args:
       reconstruction: of clips with 1 or 3 channels; of more the first three are shown.
@@ -139,7 +142,7 @@ def animate_reconstruction(
     mask_name: str = "mask",
     frames_per_second: float = 6.0,
 ) -> None:
-    """Writes a GIF: original, masked input and renderings side by side, no zero predictions.
+    """Writes a GIF: original, masked input and renderings side by side, no baselines.
 
     Args:
       frames_per_second: of the animation; video rate / frame stride plays it in real time.

@@ -4,6 +4,9 @@ A model with normalised targets says nothing of the mean and the contrast of a h
 rendering has to take them from somewhere. Taken from the truth, as is usual, they give the coarse
 picture away: a model that has learnt nothing looks good. Here the other rendering, which knows the
 visible patches only, stands first, and beside each stands the same rendering of a zero prediction.
+
+What a prediction is worth is how far the leak-free rendering beats `interpolate_visible`, which
+needs no model.
 """
 
 from __future__ import annotations
@@ -16,15 +19,12 @@ import numpy as np
 
 from vmae_jax.config import VideoMAEConfig
 from vmae_jax.errors import SettingError
+from vmae_jax.interpolation import interpolate_visible, interpolation_weights
 from vmae_jax.masking import Mask
 from vmae_jax.patches import normalize, patch_statistics, patchify, scale_pixels, unpatchify
 from vmae_jax.videomae import VideoMAE
 
 GREY = 0.5  # of hidden patches in the masked input
-# Of the interpolation, chosen for a small error of interpolated means over tube, random and frame
-# masks of real clips; the choice is worth some tenths of a dB.
-TIME_STEP = 0.7  # how far one time step is, in patches
-REACH = 0.6  # width, as a share of the distance to the nearest visible tubelet
 
 
 class Rendering(NamedTuple):
@@ -56,8 +56,7 @@ class Reconstruction(NamedTuple):
       masked: the same with hidden patches in grey.
       hidden: bool [B, T, H, W], True where the model could not see.
       renderings: leak-free first. Two for normalised targets; one for pixels as targets.
-      interpolated: fp32 [B, T, H, W, C], no model at all: hidden patches have the mean that their
-        visible neighbours suggest. The leak-free zero prediction of normalised targets is the same.
+      interpolated: fp32 [B, T, H, W, C], no model at all: see `interpolate_visible`.
       interpolated_error: fp64 [B], as the errors of a `Rendering`.
     """
 
@@ -82,8 +81,19 @@ def psnr(error: np.ndarray | float) -> float:
 
 def gain(rendering: Rendering) -> float:
     """By how many dB the prediction is better than a zero prediction, pooled over the clips."""
-    prediction, zero = psnr(rendering.error), psnr(rendering.zero_error)
-    return 0.0 if prediction == zero else prediction - zero  # both may be infinite
+    return difference(psnr(rendering.error), psnr(rendering.zero_error))
+
+
+def gain_over_interpolation(reconstruction: Reconstruction) -> float:
+    """By how many dB the leak-free rendering is better than linear interpolation of the visible
+    pixels of each frame, pooled over the clips."""
+    leak_free = reconstruction.renderings[0]
+    return difference(psnr(leak_free.error), psnr(reconstruction.interpolated_error))
+
+
+def difference(prediction: float, baseline: float) -> float:
+    """Of two PSNR in dB; 0 if both are infinite."""
+    return 0.0 if prediction == baseline else prediction - baseline
 
 
 def reconstruct(model: VideoMAE, video: np.ndarray, mask: Mask) -> Reconstruction:
@@ -203,21 +213,6 @@ def render(
     original = unpatchify(pixels, c.grid, c.tubelet_size, c.patch_size)
     hidden = unpatchify(hidden, c.grid, c.tubelet_size, c.patch_size)[..., 0]
     shown = np.where(hidden[..., None], np.float32(GREY), original)
-    return Reconstruction(original, shown, hidden, renderings, *fill(interpolated_mean))
-
-
-def interpolation_weights(mask: Mask, grid: tuple[int, int, int]) -> np.ndarray:
-    """What visible tubelets say of hidden ones: fp32 [B, N_mask, N_vis], the rows sum to 1.
-
-    A Gaussian of the distance on the (t, h, w) grid, where a time step counts as `TIME_STEP`. Its
-    width is `REACH` of the distance to the nearest visible tubelet, so it adapts to any mask: where
-    little is visible it averages over more. Weights are positive, so an interpolated mean stays in
-    [0, 1] and an interpolated standard deviation is never negative.
-    """
-    places = np.stack(np.unravel_index(np.arange(math.prod(grid)), grid), axis=-1)
-    places = places * np.array([TIME_STEP, 1, 1])
-    masked, visible = places[np.asarray(mask.masked)], places[np.asarray(mask.visible)]
-    squared = np.square(masked[:, :, None] - visible[:, None]).sum(axis=-1)
-    nearest = squared.min(axis=-1, keepdims=True)
-    weights = np.exp(-(squared - nearest) / (2 * REACH**2 * nearest))
-    return (weights / weights.sum(axis=-1, keepdims=True)).astype(np.float32)
+    interpolated = patchify(interpolate_visible(shown, mask, c), c.tubelet_size, c.patch_size)
+    interpolated = per_channel(np.take_along_axis(interpolated, masked, axis=1))
+    return Reconstruction(original, shown, hidden, renderings, *fill(interpolated))

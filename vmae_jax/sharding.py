@@ -210,6 +210,13 @@ def split_clips(tree: Any) -> Any:
     return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, CLIPS), tree)
 
 
+def on_all(tree: Any) -> Any:
+    """The same arrays, whole on every device."""
+    if _sizes() is None:
+        return tree
+    return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, PartitionSpec()), tree)
+
+
 def gathered(tree: Any, dtype: jax.typing.DTypeLike | None = None) -> Any:
     """The same parameters, whole along fsdp; their gradients are split again.
 

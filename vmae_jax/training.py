@@ -18,6 +18,7 @@ from flax import nnx
 
 from vmae_jax import randomness, sharding
 from vmae_jax.device_crop import num_clips
+from vmae_jax.trainable import Selection, trained_part, with_trained
 
 
 class TrainState(NamedTuple):
@@ -29,6 +30,7 @@ class TrainState(NamedTuple):
       opt_state: of the optimizer.
       skipped: int32 scalar, batches whose loss or gradient was not finite: they changed nothing.
       streak: int32 scalar, how many of them came last, in a row.
+      ema: exponential moving averages of the parameters; None if nobody asked for them.
     """
 
     step: jax.Array
@@ -36,6 +38,7 @@ class TrainState(NamedTuple):
     opt_state: Any
     skipped: jax.Array
     streak: jax.Array
+    ema: dict[str, Any] | None = None
 
 
 def split_params(
@@ -46,10 +49,23 @@ def split_params(
     return trained, {name: p for name, p in params.items() if name in frozen_parts}
 
 
-def init_state(params: dict[str, Any], optimizer: optax.GradientTransformation) -> TrainState:
-    """The state of these parameters before the first step."""
+def init_state(
+    params: dict[str, Any],
+    optimizer: optax.GradientTransformation,
+    selection: Selection | None = None,
+    *,
+    averages: bool = False,
+) -> TrainState:
+    """The state of these parameters before the first step.
+
+    Args:
+      selection: which of them are trained; None: all.
+      averages: whether averages of the parameters are kept, which start as copies.
+    """
     zero = jnp.zeros((), jnp.int32)
-    return TrainState(zero, params, optimizer.init(params), zero, zero)
+    opt_state = optimizer.init(trained_part(params, selection))
+    ema = jax.tree.map(jnp.copy, params) if averages else None
+    return TrainState(zero, params, opt_state, zero, zero, ema)
 
 
 def merge(graphdef: nnx.GraphDef, params: dict[str, Any]) -> nnx.Module:
@@ -71,6 +87,8 @@ def train_step(
     schedule: Callable,
     seed: int,
     accumulation: int = 1,
+    selection: Selection | None = None,
+    ema_decay: float | None = None,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One update, unless loss or gradient is not finite. Everything random is a function of
     (seed, step).
@@ -88,6 +106,9 @@ def train_step(
       seed: of the run.
       accumulation: micro-batches whose gradients are averaged. Each device cuts its own clips, and
         each clip has the random numbers that it would have in the whole.
+      selection: which parameters are trained; None: all.
+      ema_decay: of the averages that the state keeps, once an update: average = ema_decay * average
+        + (1 - ema_decay) * parameter.
     Returns:
       The state after it, and metrics, fp32 scalars: those of the objective, `grad_norm` (before any
       clipping), `learning_rate`; and the counters `skipped` and `streak`, int32.
@@ -96,21 +117,27 @@ def train_step(
     keys = sharding.split_clips(randomness.clip_keys(key, num_clips(batch)))
     batch = prepare(batch, keys)
 
-    def loss_of(params, batch, keys):
+    def loss_of(trained, batch, keys):
+        params = with_trained(state.params, trained, selection)
         model = merge(graphdef, params | frozen.get("model", {}))
         return objective(model, batch, keys, frozen)
 
-    gradients = functools.partial(jax.grad(loss_of, has_aux=True), state.params)
+    trained = trained_part(state.params, selection)
+    gradients = functools.partial(jax.grad(loss_of, has_aux=True), trained)
     grads, metrics = _mean_over_micro_batches(gradients, (batch, keys), accumulation)
     grad_norm = optax.tree.norm(grads)
     finite = jnp.isfinite(grad_norm) & jnp.isfinite(metrics["loss"])
 
     def update():
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        return optax.apply_updates(state.params, updates), opt_state
+        updates, opt_state = optimizer.update(grads, state.opt_state, trained)
+        updated = optax.apply_updates(trained, updates)
+        params = with_trained(state.params, updated, selection)
+        return params, opt_state, _averages(state.ema, params, ema_decay)
 
     # lax.cond costs nothing; jnp.where over the state would cost more than the update itself
-    params, opt_state = jax.lax.cond(finite, update, lambda: (state.params, state.opt_state))
+    params, opt_state, ema = jax.lax.cond(
+        finite, update, lambda: (state.params, state.opt_state, state.ema)
+    )
     skipped = state.skipped + ~finite
     streak = jnp.where(finite, 0, state.streak + 1)
     metrics |= {
@@ -119,7 +146,13 @@ def train_step(
         "skipped": skipped,
         "streak": streak,
     }
-    return TrainState(state.step + 1, params, opt_state, skipped, streak), metrics
+    return TrainState(state.step + 1, params, opt_state, skipped, streak, ema), metrics
+
+
+def _averages(ema: Any, params: dict[str, Any], decay: float | None) -> Any:
+    if ema is None:
+        return None
+    return jax.tree.map(lambda average, x: decay * average + (1 - decay) * x, ema, params)
 
 
 def _mean_over_micro_batches(function: Callable, inputs: Any, count: int) -> Any:

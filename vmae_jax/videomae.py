@@ -14,13 +14,14 @@ from flax import nnx
 
 from vmae_jax import randomness
 from vmae_jax.config import VideoMAEConfig
+from vmae_jax.initialization import make_initialization
 from vmae_jax.masking import Mask
 from vmae_jax.vit import (
     Block,
     Compute,
+    LoRA,
     layer_norm,
     make_blocks,
-    make_initialization,
     run_blocks,
     sincos_table,
     take_tokens,
@@ -60,6 +61,7 @@ class VideoMAE(nnx.Module):
         *,
         decoder: bool = False,
         classifier: bool = False,
+        lora: LoRA | None = None,
         compute: Compute = Compute(),
         rngs: nnx.Rngs,
     ):
@@ -68,6 +70,7 @@ class VideoMAE(nnx.Module):
         Args:
           config: the model.
           decoder, classifier: which parts it has besides the encoder.
+          lora: low-rank updates of the encoder's matrices, zero at first; None: none.
           compute: dtypes, precision, attention, remat.
           rngs: the stream `params` is used.
         """
@@ -86,9 +89,9 @@ class VideoMAE(nnx.Module):
                 **kwargs,
             )
 
-        def blocks(depth, width, num_heads, mlp_width):
+        def blocks(depth, width, num_heads, mlp_width, lora=None):
             def block(rngs):
-                return Block(width, num_heads, mlp_width, config, compute, init.dense, rngs)
+                return Block(width, num_heads, mlp_width, config, compute, init.dense, rngs, lora)
 
             return make_blocks(depth, block, rngs)
 
@@ -97,7 +100,7 @@ class VideoMAE(nnx.Module):
             c.tubelet_values, c.hidden_size, init.projection, bias_init=init.projection_bias
         )
         self.encoder = blocks(
-            c.num_hidden_layers, c.hidden_size, c.num_attention_heads, c.intermediate_size
+            c.num_hidden_layers, c.hidden_size, c.num_attention_heads, c.intermediate_size, lora
         )
         if not c.use_mean_pooling:
             self.layernorm = layer_norm(c.hidden_size, c.layer_norm_eps, compute, rngs)
@@ -167,6 +170,7 @@ class VideoMAE(nnx.Module):
                 head_mask=head_mask,
                 output_hidden_states=output_hidden_states,
                 output_attentions=output_attentions,
+                trained=self.compute.trained,
             )
         if hidden is not None:
             hidden = jnp.concatenate([hidden, x[None]])

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import jax
@@ -49,6 +49,9 @@ class Compute:
       remat: what the backward pass computes again instead of keeping: "none", "attention" (all of a
         block but the attention's output), "full" (the whole block).
       unroll: run the blocks as a Python loop would (for counting FLOPs); compiles slowly.
+      trained: parameters of an encoder's block that get gradients, each with the first layer from
+        which on, as `trainable.trained_layers` has them; None: all. The blocks before a first layer
+        run in a scan of their own, whose gradient is then never computed.
     """
 
     dtype: jnp.dtype = jnp.float32
@@ -57,6 +60,7 @@ class Compute:
     attention: str = "xla"
     remat: str = "none"
     unroll: bool = False
+    trained: tuple[tuple[str, int], ...] | None = None
 
     def __post_init__(self):
         for name in ("dtype", "param_dtype"):
@@ -104,52 +108,22 @@ def resolve_attention(
     return resolved, f"attention: {choice.implementation} ({choice.reason})"
 
 
-class Initialization(NamedTuple):
-    """How each part starts; biases and LayerNorms start at 0 and (1, 0) unless named here."""
+class LoRA(NamedTuple):
+    """Low-rank updates of a block's four matrices: W + alpha / rank * A B.
 
-    dense: Callable
-    projection: Callable
-    projection_bias: Callable
-    encoder_to_decoder: Callable
-    mask_token: Callable
-    classifier: Callable
-
-
-def _torch_default(fan_in: int) -> Callable:
-    """U(±1/sqrt(fan_in)), torch's own start for Linear and Conv layers, weights and biases
-    alike."""
-    bound = 1 / math.sqrt(fan_in)
-    return lambda key, shape, dtype=jnp.float32: jax.random.uniform(
-        key, shape, dtype, -bound, bound
-    )
-
-
-def make_initialization(config, *, fine_tuning: bool) -> Initialization:
-    """The published starting distributions that `config.initialization` names.
-
-    The official code starts a pre-training model with xavier-uniform (over the fused qkv matrix)
-    and a classifier with a normal of 0.02, its head scaled by 0.001. Two oddities are kept: the map
-    from encoder to decoder has torch's default, and the mask token is cut at one standard
-    deviation.
-    Source: modeling_pretrain.py, modeling_finetune.py; modeling_videomae.py of transformers.
+    Attributes:
+      rank: of A B.
+      alpha: its weight is alpha / rank.
+    Source: Hu et al., LoRA (arXiv 2106.09685), section 4.1.
     """
-    normal = nnx.initializers.normal(config.initializer_range)
-    zeros = nnx.initializers.zeros
-    if config.initialization == "huggingface":
-        return Initialization(normal, normal, zeros, normal, zeros, normal)
-    # The original's truncation at ±2 (absolute) is 100 standard deviations away: a plain normal.
-    dense = nnx.initializers.normal(0.02) if fine_tuning else nnx.initializers.xavier_uniform()
-    projection = _torch_default(config.tubelet_values)
-    return Initialization(
-        dense=dense,
-        projection=projection,
-        projection_bias=projection,
-        encoder_to_decoder=_torch_default(config.hidden_size),
-        mask_token=lambda key, shape, dtype: (
-            0.02 * jax.random.truncated_normal(key, -1, 1, shape, dtype)
-        ),
-        classifier=nnx.initializers.normal(0.02 * 0.001),
-    )
+
+    rank: int
+    alpha: float
+
+    @property
+    def scale(self) -> float:
+        """The weight of A B."""
+        return self.alpha / self.rank
 
 
 @functools.lru_cache(maxsize=16)
@@ -194,7 +168,7 @@ class Attention(nnx.Module):
     q, k and v.
     """
 
-    def __init__(self, width, num_heads, config, compute: Compute, dense_init, rngs: nnx.Rngs):
+    def __init__(self, width, num_heads, config, compute: Compute, dense_init, lora, rngs):
         heads = (num_heads, width // num_heads)
         linear = functools.partial(
             nnx.LinearGeneral,
@@ -211,10 +185,17 @@ class Attention(nnx.Module):
             self.v_bias = nnx.Param(jnp.zeros(heads, compute.param_dtype))
         self.dropout_prob = config.attention_probs_dropout_prob
         self.implementation = compute.attention
+        self.lora = lora
+        if lora is not None:
+            self.qkv_lora = _low_rank(width, 3 * width, lora, compute, rngs)
+            self.output_lora = _low_rank(width, width, lora, compute, rngs)
 
     def __call__(self, x, *, keys=None, head_mask=None, output_probs=False):
         """[B, N, D] -> ([B, N, D], probabilities [B, heads, N, N] or None)."""
-        q, k, v = jnp.moveaxis(self.qkv(x), 2, 0)  # [B, N, heads, head_dim] each
+        qkv = self.qkv(x)
+        if self.lora is not None:
+            qkv += self.lora.scale * self.qkv_lora(x).reshape(qkv.shape)
+        q, k, v = jnp.moveaxis(qkv, 2, 0)  # [B, N, heads, head_dim] each
         if self.has_bias:
             q = q + self.q_bias[...].astype(q.dtype)
             v = v + self.v_bias[...].astype(v.dtype)
@@ -224,7 +205,10 @@ class Attention(nnx.Module):
             mixed = checkpoint_name(mixed, attention.OUTPUT_NAME)
         else:
             mixed, probs = attention.dot_product_attention(q, k, v, self.implementation), None
-        return self.output(mixed), probs if output_probs else None
+        y = self.output(mixed)
+        if self.lora is not None:
+            y += self.lora.scale * self.output_lora(mixed.reshape(y.shape))
+        return y, probs if output_probs else None
 
     def _explicit(self, q, k, v, keys, head_mask):
         """With the probabilities spelled out, for those who look at them or change them."""
@@ -244,7 +228,15 @@ class Block(nnx.Module):
     """Pre-norm transformer block: x += attention(norm(x)); x += mlp(norm(x))."""
 
     def __init__(
-        self, width, num_heads, mlp_width, config, compute: Compute, dense_init, rngs: nnx.Rngs
+        self,
+        width,
+        num_heads,
+        mlp_width,
+        config,
+        compute: Compute,
+        dense_init,
+        rngs: nnx.Rngs,
+        lora: LoRA | None = None,
     ):
         linear = functools.partial(
             nnx.Linear,
@@ -254,12 +246,16 @@ class Block(nnx.Module):
             rngs=rngs,
         )
         self.layernorm_before = layer_norm(width, config.layer_norm_eps, compute, rngs)
-        self.attention = Attention(width, num_heads, config, compute, dense_init, rngs)
+        self.attention = Attention(width, num_heads, config, compute, dense_init, lora, rngs)
         self.layernorm_after = layer_norm(width, config.layer_norm_eps, compute, rngs)
         self.intermediate = linear(width, mlp_width)
         self.output = linear(mlp_width, width)
         self.activation = ACTIVATIONS[config.hidden_act]
         self.dropout_prob = config.hidden_dropout_prob
+        self.lora = lora
+        if lora is not None:
+            self.intermediate_lora = _low_rank(width, mlp_width, lora, compute, rngs)
+            self.output_lora = _low_rank(mlp_width, width, lora, compute, rngs)
 
     def __call__(self, x, *, drop_path=None, keys=None, head_mask=None, output_probs=False):
         """[B, N, D] -> ([B, N, D], attention probabilities or None).
@@ -287,8 +283,24 @@ class Block(nnx.Module):
             output_probs=output_probs,
         )
         x = x + regularise(y, 1)
-        y = self.output(self.activation(self.intermediate(self.layernorm_after(x))))
+        y = self.layernorm_after(x)
+        if self.lora is None:
+            y = self.output(self.activation(self.intermediate(y)))
+        else:
+            y = self.activation(self.intermediate(y) + self.lora.scale * self.intermediate_lora(y))
+            y = self.output(y) + self.lora.scale * self.output_lora(y)
         return x + regularise(y, 3), probs
+
+
+def _low_rank(in_width: int, out_width: int, lora: LoRA, compute: Compute, rngs: nnx.Rngs):
+    return nnx.LoRA(
+        in_width,
+        lora.rank,
+        out_width,
+        dtype=compute.dtype,
+        param_dtype=compute.param_dtype,
+        rngs=rngs,
+    )
 
 
 def make_blocks(depth: int, make_block: Callable[[nnx.Rngs], Block], rngs: nnx.Rngs) -> Block:
@@ -307,6 +319,7 @@ def run_blocks(
     head_mask: jax.Array | None = None,
     output_hidden_states: bool = False,
     output_attentions: bool = False,
+    trained: tuple[tuple[str, int], ...] | None = None,
 ) -> tuple[jax.Array, jax.Array | None, jax.Array | None]:
     """The output of a stack, and what was asked to be seen on the way.
 
@@ -316,6 +329,7 @@ def run_blocks(
       drop_path_rate: of the last block; rises linearly from 0 in the first.
       keys: [B], None for evaluation.
       head_mask: [depth, heads] or None.
+      trained: as of `Compute`.
     Returns:
       x [B, N, D]; each block's input [depth, B, N, D] or None; probabilities [depth, B, heads, N,
       N] or None.
@@ -343,5 +357,27 @@ def run_blocks(
             layer, policy=REMAT_POLICIES[compute.remat], prevent_cse=compute.unroll
         )
     scanned = (blocks, jnp.arange(depth), rates, head_mask)
-    x, (hidden, probs) = jax.lax.scan(layer, x, scanned, unroll=depth if compute.unroll else 1)
-    return x, hidden, probs
+    seen = []
+    for part, length in _parts(scanned, depth, trained):
+        x, outputs = jax.lax.scan(layer, x, part, unroll=length if compute.unroll else 1)
+        seen.append(outputs)
+    joined = seen[0] if len(seen) == 1 else jax.tree.map(lambda *xs: jnp.concatenate(xs), *seen)
+    return x, *joined
+
+
+def _parts(
+    scanned: tuple, depth: int, trained: tuple[tuple[str, int], ...] | None
+) -> Iterator[tuple[tuple, int]]:
+    """What is scanned, cut where other parameters begin to be trained; the others' gradients are
+    stopped. With the number of layers of each part."""
+    if trained is None:
+        yield scanned, depth
+        return
+    for start, stop in itertools.pairwise(sorted({0, depth, *(first for _, first in trained)})):
+        names = {name for name, first in trained if first <= start}
+        blocks, *others = jax.tree.map(lambda leaf: leaf[start:stop], scanned)  # noqa: B023
+        blocks = jax.tree_util.tree_map_with_path(
+            lambda path, x: x if sharding.path_name(path) in names else jax.lax.stop_gradient(x),  # noqa: B023
+            blocks,
+        )
+        yield (blocks, *others), stop - start

@@ -54,6 +54,7 @@ ROWS = [
     Row("T11", "a second trainer and an evaluator on a workdir in use",
         "refused at once; saves undisturbed", neighbours.visitors, 90, alone=True),
     Row("soak", "fifty random faults under a supervisor", SAME, soak.random_faults, 450),
+    Row("soak-ft", "twelve random faults while fine-tuning", SAME, soak.fine_tuning, 150),
 ]  # fmt: skip
 
 

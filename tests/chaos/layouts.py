@@ -100,8 +100,13 @@ def _differs(run: Run, other: Run, from_step: int = 1) -> str | None:
 
 
 def _meshes(scene: Scene) -> None:
+    for options in ([], ["--finetuning"]):
+        _meshes_of(scene, options)
+
+
+def _meshes_of(scene: Scene, options: list[str]) -> None:
     done = subprocess.run(
-        [sys.executable, str(ROOT / "tests" / "mesh_runs.py")],
+        [sys.executable, str(ROOT / "tests" / "mesh_runs.py"), *options],
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         capture_output=True, text=True, timeout=900, check=False,
     )  # fmt: skip
@@ -118,4 +123,5 @@ def _meshes(scene: Scene) -> None:
             problem = "other masks"
         mesh, accumulation = name.split("/")
         kind = f"mesh {mesh}, {accumulation} micro-batch{'es' * (accumulation != '1')}"
+        kind += ", fine-tuning" * bool(options)
         scene.check(kind, "same masks and losses as one device", problem)

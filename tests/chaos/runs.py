@@ -50,6 +50,18 @@ SETTINGS = {
     "evals.reconstructions.every_steps": 0,
     "run.save_every_steps": 5,
 }
+FINE_TUNING = {
+    "task": "finetuning",
+    "model.use_mean_pooling": True,
+    "model.num_labels": 24,
+    "model.head_dropout_prob": 0.1,
+    "finetuning.mixup.group": 4,
+    "finetuning.head_init_scale": 1.0,
+    "data.repeat": 2,
+    "data.batch_size": 8,
+    "optimizer.layer_decay": 0.75,
+    "optimizer.ema_decay": 0.9,
+}
 ENVIRONMENT = {
     "JAX_PLATFORMS": "cpu",
     "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # compiling takes longer than all steps

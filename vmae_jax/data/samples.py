@@ -17,6 +17,7 @@ import numpy as np
 from vmae_jax.data.bad_clips import BadClips, TooManyBadClips
 from vmae_jax.data.clip_maker import ClipMaker
 from vmae_jax.data.sample_numbers import record_index
+from vmae_jax.data.sources.record_label import single_class
 from vmae_jax.data.video.reader import VideoError
 from vmae_jax.files.storage import is_remote
 from vmae_jax.processes.isolation import ChildDied, Isolated
@@ -30,6 +31,7 @@ class _Samples:
     def __init__(self, make: ClipMaker, repeat: int, timeout: float):
         self.source = make.source
         self.repeat = repeat
+        self._encode_label = make.label
         self._isolated = Isolated(make, timeout=timeout) if self.source.needs_isolation else None
         self._make = self._isolated or make
 
@@ -55,7 +57,10 @@ class _Samples:
         return {"label": self._labels(i), **made, "clip_id": [record.clip_id] * self.repeat}
 
     def _labels(self, i: int) -> np.ndarray:
-        return np.full(self.repeat, self.source[i].label, np.int32)
+        record = self.source[i]
+        if self._encode_label is None:
+            return np.full(self.repeat, single_class(record.label), np.int32)
+        return np.repeat(self._encode_label(record.label, record.clip_id)[None], self.repeat, 0)
 
     def close(self) -> None:
         """Ends the processes that decode, if there are any."""
@@ -66,8 +71,9 @@ class _Samples:
 class TrainingSamples(_Samples):
     """The endless training samples of a source, by group number.
 
-    `samples.group(d)` has the arrays of the clip maker, "label": int32 [R] (the record's class,
-    unless the clip maker gives labels of its own) and "clip_id": R str.
+    `samples.group(d)` has the arrays of the clip maker, "label": [R, ...] as `ClipMaker.label` has
+    it, int32 [R] without (the record's class, -1 if it has not just one), and "clip_id": R str.
+    Labels among the arrays of the clip maker take the place of the record's.
 
     A record that cannot be used is replaced by the next in the order of its epoch, and reported.
 

@@ -12,8 +12,15 @@ from vmae_jax.evaluators.evaluator import Context, Evaluator
 from vmae_jax.evaluators.held_out import HeldOut
 from vmae_jax.evaluators.loss_curve import LossCurve
 from vmae_jax.evaluators.reconstructions import Reconstructions
+from vmae_jax.evaluators.views import MultiView
+from vmae_jax.training import TrainState
 
-EVALUATORS = {"held_out": HeldOut, "loss_curve": LossCurve, "reconstructions": Reconstructions}
+EVALUATORS = {
+    "held_out": HeldOut,
+    "loss_curve": LossCurve,
+    "reconstructions": Reconstructions,
+    "test": MultiView,
+}
 AT_END = -1  # a cadence: after the last step alone
 
 
@@ -23,11 +30,13 @@ class Scheduled(NamedTuple):
     Attributes:
       name: of its section in `config.evals`, and before its metrics' names.
       every_steps: 0: never; `AT_END`: after the last step; n: every n-th step and the last.
+      weights: which part of the train state it looks at, "params" or "ema".
       evaluate: (params, step) -> metrics.
     """
 
     name: str
     every_steps: int
+    weights: str
     evaluate: Evaluator
 
 
@@ -73,8 +82,9 @@ class Evaluations:
     Args:
       context: what they work with.
       names: sections of `config.evals`. A section has `every_steps`, the options of its evaluator,
-        and, unless it is called like an entry of `EVALUATORS`, `evaluator`: such a name, or a class
-        derived from `Evaluator` (or a function that returns one).
+        and two that any may have: `weights`, "ema" to look at the averages of the parameters, and
+        `evaluator`, without which the section is called like an entry of `EVALUATORS`: such a name,
+        or a class derived from `Evaluator` (or a function that returns one).
       report: (name, step, function that evaluates) -> metrics, named "name/metric"; it calls the
         function.
     Raises:
@@ -100,27 +110,28 @@ class Evaluations:
         """
         return [one.name for one in self._due(step) if preempted or not one.evaluate.measures]
 
-    def make_up(self, names: Sequence[str], params: dict[str, Any], step: int) -> dict[str, float]:
+    def make_up(self, names: Sequence[str], state: TrainState, step: int) -> dict[str, float]:
         """Calls those that an earlier start of the run was owed."""
-        return self._call([one for one in self._all if one.name in names], params, step)
+        return self._call([one for one in self._all if one.name in names], state, step)
 
-    def measure(self, params: dict[str, Any], step: int) -> dict[str, float]:
+    def measure(self, state: TrainState, step: int) -> dict[str, float]:
         """Calls those that are due after this step and measure something; before it is saved."""
-        return self._call([x for x in self._due(step) if x.evaluate.measures], params, step)
+        return self._call([x for x in self._due(step) if x.evaluate.measures], state, step)
 
-    def draw(self, params: dict[str, Any], step: int) -> dict[str, float]:
+    def draw(self, state: TrainState, step: int) -> dict[str, float]:
         """Calls the others that are due; after it is saved, so that their failure loses nothing."""
-        return self._call([x for x in self._due(step) if not x.evaluate.measures], params, step)
+        return self._call([x for x in self._due(step) if not x.evaluate.measures], state, step)
 
     def _due(self, step: int) -> list[Scheduled]:
         return [one for one in self._all if is_due(one.every_steps, step, self._num_steps)]
 
-    def _call(
-        self, chosen: Sequence[Scheduled], params: dict[str, Any], step: int
-    ) -> dict[str, float]:
+    def _call(self, chosen: Sequence[Scheduled], state: TrainState, step: int) -> dict[str, float]:
         found: dict[str, float] = {}
         for one in chosen:
-            found |= self._report(one.name, step, lambda one=one: one.evaluate(params, step))
+            params = getattr(state, one.weights)
+            found |= self._report(
+                one.name, step, lambda one=one, params=params: one.evaluate(params, step)
+            )
         return found
 
 
@@ -132,6 +143,12 @@ def _make(context: Context, name: str) -> Scheduled:
     options = dict(context.config.evals[name].items())
     every_steps = options.pop("every_steps")
     options.pop("evaluator", None)
+    weights = options.pop("weights", "params")
+    if weights not in ("params", "ema") or getattr(context.steps.state, weights) is None:
+        raise SettingError(
+            f"evals.{name}.weights={weights!r} must be 'params', or 'ema' in a run with "
+            "optimizer.ema_decay."
+        )
     make = _maker(context.config, name)
     known = [option for option in inspect.signature(make).parameters if option != "context"]
     for option in options:
@@ -139,4 +156,4 @@ def _make(context: Context, name: str) -> Scheduled:
             raise SettingError(
                 f"evals.{name}.{option} is no option of this evaluator; it has {known}."
             )
-    return Scheduled(name, every_steps, make(context, **options))
+    return Scheduled(name, every_steps, weights, make(context._replace(name=name), **options))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 import jax
@@ -24,19 +25,24 @@ class Context(NamedTuple):
       task: of it.
       steps: its compiled functions.
       samples: the held-out ones; None if no evaluator of the run visits them.
+      open_samples: (what differs from the section data, split) -> a context manager of held-out
+        samples by themselves.
       frozen: parameters that are not trained.
       workdir: where pictures may be left; None: nowhere.
       metrics_file: of the run so far, on this machine; None in processes that do not write, and
         where a checkpoint is evaluated alone.
+      name: of the evaluator's section in `config.evals`.
     """
 
     config: Any
     task: Task
     steps: Steps
     samples: HeldOutSamples | None
+    open_samples: Callable[[Mapping[str, Any], str], AbstractContextManager[HeldOutSamples]]
     frozen: dict[str, Any]
     workdir: str | None = None
     metrics_file: str | None = None
+    name: str = ""
 
 
 class Evaluator(abc.ABC):
@@ -67,15 +73,23 @@ class Evaluator(abc.ABC):
         """
 
 
-def held_out_batches(context: Context) -> Iterator[dict[str, jax.Array]]:
-    """One pass over the held-out samples, as arrays on the devices; each counts once."""
-    config, steps, repeat = context.config, context.steps, context.samples.repeat
+def held_out_batches(
+    context: Context, samples: HeldOutSamples | None = None
+) -> Iterator[dict[str, jax.Array]]:
+    """One pass over held-out samples, as arrays on the devices; each counts once.
+
+    Args:
+      context: of the run.
+      samples: those; None for the run's.
+    """
+    samples = context.samples if samples is None else samples
+    config, steps, repeat = context.config, context.steps, samples.repeat
     ways = steps.mesh.shape["data"] * steps.mesh.shape["fsdp"]
     # as many clips as a micro-batch has, which fit; in whole groups on each device
     clips = config.data.batch_size // config.optimizer.accumulation
     num_groups = max(1, clips // (repeat * ways)) * ways
     batches = loader.held_out_batches(
-        context.samples,
+        samples,
         num_groups * repeat,
         rows=sharding.local_rows(steps.mesh, num_groups),
         num_threads=config.data.num_threads,
@@ -84,15 +98,20 @@ def held_out_batches(context: Context) -> Iterator[dict[str, jax.Array]]:
         yield sharding.to_devices(batch, steps.held_out, steps.mesh)
 
 
-def predictions(context: Context, params: dict[str, Any]) -> dict[str, np.ndarray]:
+def predictions(
+    context: Context, params: dict[str, Any], samples: HeldOutSamples | None = None
+) -> dict[str, np.ndarray]:
     """What the task predicts of every held-out sample that counts, in the order of the set.
 
+    Args:
+      context, samples: as of `held_out_batches`.
+      params: of the train state.
     Returns:
       The arrays of `Task.predict`, [number of samples, ...], and "index" int32, the record that a
       sample is a view of.
     """
     found: list[dict[str, np.ndarray]] = []
-    for batch in held_out_batches(context):
+    for batch in held_out_batches(context, samples):
         arrays = jax.device_get(context.steps.predict(params, batch, context.frozen))
         counted = arrays.pop("weight") > 0
         found.append({name: array[counted] for name, array in arrays.items()})

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import BinaryIO
 
 
@@ -56,3 +57,29 @@ def write_files(
             for name in writers:
                 os.replace(os.path.join(staging, name), os.path.join(folder, name))
             on_error.pop_all()
+
+
+@contextlib.contextmanager
+def write_folder(path: str | os.PathLike) -> Iterator[str]:
+    """A folder to fill, which gets its name when the context ends without an error.
+
+    All in it is on disk by then. If another writer has been first, its folder stays, and what was
+    written here goes. A process that is killed leaves a hidden folder beside it, ".partial-*".
+
+    Args:
+      path: of the folder, which does not exist, or is empty; the folder above is made if needed.
+    Raises:
+      OSError: if the disk is full, or the folder above may not be written to.
+    """
+    above, name = os.path.split(os.path.abspath(path))
+    os.makedirs(above, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=above, prefix=".partial-") as staging:
+        folder = os.path.join(staging, name)
+        os.mkdir(folder)
+        yield folder
+        os.sync()  # once for all files
+        try:
+            os.rename(folder, path)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise

@@ -57,6 +57,12 @@ def join(root: str, path: str) -> str:
     return f"{root.rstrip('/')}/{path}" if is_remote(root) else os.path.join(root, path)
 
 
+def cache_home() -> str:
+    """This user's folder for what we can make again; it may not be there yet."""
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return os.path.join(home, "vmae_jax")
+
+
 def list_files(root: str | None) -> list[str]:
     """All files below a folder, relative to it, with "/" between the parts, in sorted order.
 

@@ -55,7 +55,7 @@ def peak_bytes(facts: Mapping[str, Any]) -> dict[str, float]:
     lasting = sum(facts["state_bytes"].values()) + facts["frozen_bytes"] + facts["batch_bytes"]
     return {
         "state": float(lasting),
-        "gradients": float(facts["state_bytes"]["params"]),
+        "gradients": facts["state_bytes"]["opt_state"] / 2,  # which holds two moments of each
         "kept": clips * kept,
         "working": clips * working,
         "pixels": clips * pixels,

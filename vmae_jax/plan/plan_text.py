@@ -53,6 +53,7 @@ def _memory(plan: Mapping[str, Any], facts: Mapping[str, Any]) -> list[str]:
     rows = [
         ("parameters", state["params"]),
         ("optimizer", state["opt_state"]),
+        *([("averages", state["ema"])] if state.get("ema") else []),
         *([("frozen parameters", facts["frozen_bytes"])] if facts["frozen_bytes"] else []),
         ("batch", facts["batch_bytes"]),
         ("temporaries", memory["temp"]),

@@ -58,7 +58,7 @@ def memory_bytes(facts: Mapping[str, Any]) -> float:
     work = Work.from_dict(facts["work"])
     width_bytes = 2 if facts["dtype"] == "bfloat16" else 4
     state, micro_batches = sum(facts["state_bytes"].values()), facts["accumulation"]
-    share = facts["state_bytes"]["params"] / 4  # numbers of the parameters on this device
+    share = facts["state_bytes"]["opt_state"] / 8  # numbers that are trained, on this device
     passes = 3 + (facts["remat"] != "none")
     tensor = facts["mesh"]["tensor"]
     read = passes * facts["parameters"] + facts["frozen_parameters"]

@@ -11,6 +11,7 @@ import jax
 from jax.experimental.compilation_cache import compilation_cache
 
 from vmae_jax.errors import SettingError
+from vmae_jax.files import storage
 
 logger = logging.getLogger(__name__)
 
@@ -26,13 +27,7 @@ def keep_compiled_programs(folder: str) -> None:
     """
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         compilation_cache.reset_cache()  # an earlier run of this process may have had none
-        compilation_cache.set_cache_dir(folder or os.path.join(cache_home(), "compiled"))
-
-
-def cache_home() -> str:
-    """Where this user's caches of ours are."""
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return os.path.join(home, "vmae_jax")
+        compilation_cache.set_cache_dir(folder or os.path.join(storage.cache_home(), "compiled"))
 
 
 def compile_step(step: Any, *arguments: Any) -> None:

@@ -11,10 +11,11 @@ from typing import Any
 
 from vmae_jax.choices import choose, name_of
 from vmae_jax.errors import SettingError
+from vmae_jax.tasks.finetuning import FineTuning
 from vmae_jax.tasks.pretraining import Pretraining
 from vmae_jax.tasks.task import Task
 
-TASKS = {"pretraining": Pretraining}
+TASKS = {"pretraining": Pretraining, "finetuning": FineTuning}
 
 
 def make_task(config: Any) -> Task:

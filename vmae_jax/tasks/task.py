@@ -12,7 +12,7 @@ from flax import nnx
 from vmae_jax.config import VideoMAEConfig
 from vmae_jax.flops import Work, classification_work
 from vmae_jax.videomae import VideoMAE
-from vmae_jax.vit import Compute
+from vmae_jax.vit import Compute, LoRA
 
 if TYPE_CHECKING:
     from vmae_jax.data.clip_maker import ClipMaker
@@ -49,10 +49,17 @@ class Task(abc.ABC):
       parts: which parts the model has besides the encoder, of "decoder" and "classifier".
       frozen_parts: names of the model's parameters, up to the first "/", that are not trained. They
         are made fresh or taken from `init.checkpoint` at every start, and never saved again.
+      trains: what is trained unless `optimizer.train` says it, as that option has it; None: all.
+      lora: low-rank updates that the model has besides; they are merged on export.
+      uneven_frames: whether its clips have frames at other distances than `data.frame_stride`,
+        which only data sets with all frames can serve.
     """
 
     parts: tuple[str, ...] = ()
     frozen_parts: tuple[str, ...] = ()
+    trains: tuple[str, ...] | None = None
+    lora: LoRA | None = None
+    uneven_frames: bool = False
 
     # What is trained.
 
@@ -90,16 +97,23 @@ class Task(abc.ABC):
         Raises:
           SettingError: for options that cannot work.
         """
-        from vmae_jax.data import clip_maker  # decodes video, which models go without
+        # they decode video, which models go without
+        from vmae_jax.data import samplers, transforms
+        from vmae_jax.data.clip_maker import ClipMaker
 
-        frames = model.num_frames, data.frame_stride
+        if data.fps is None:
+            rate = data.frame_stride
+            random, centre = samplers.pretraining_frames, samplers.centre_frames
+        else:
+            rate = data.fps
+            random, centre = samplers.timed_frames, samplers.timed_centre_frames
         if held_out:
-            transform = clip_maker.centre_view(model.frame_size, data.resize)
-            return clip_maker.ClipMaker(source, clip_maker.centre_frames(*frames), transform)
-        transform = clip_maker.random_crops(
-            model.frame_size, data.repeat, data.resize, data.canvas_size
+            transform = transforms.centre_view(model.frame_size, data.resize)
+            return ClipMaker(source, centre(model.num_frames, rate), transform)
+        transform = transforms.random_crops(
+            model.frame_size, data.repeat, data.resize, data.canvas_size, data.crop_scales
         )
-        return clip_maker.ClipMaker(source, clip_maker.pretraining_frames(*frames), transform)
+        return ClipMaker(source, random(model.num_frames, rate), transform)
 
     def batch(self, model: VideoMAEConfig, data: Any, *, held_out: bool) -> Arrays:
         """The arrays of a group that go to the devices; what else the samples have stays behind.
@@ -114,6 +128,19 @@ class Task(abc.ABC):
             return {"video": (shape, np.uint8)}
         canvas = (1, model.num_frames, *data.canvas_size, channels)
         return {"video": (canvas, np.uint8), "boxes": ((1, repeat, 4), np.int32)}
+
+    def check_data(
+        self, training: VideoSource, held_out: VideoSource | None, model: VideoMAEConfig
+    ) -> None:
+        """Looks for records that the task cannot use, before anything is computed.
+
+        Args:
+          training, held_out: the records; None if nothing looks at held-out ones.
+          model: of the run.
+        Raises:
+          SettingError: for the first problem.
+        """
+        return
 
     # What is computed.
 

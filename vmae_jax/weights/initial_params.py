@@ -1,8 +1,8 @@
 """A run that starts from parameters that were trained before: its own run's, or published ones.
 
-As it is, only the encoder is taken; a decoder or a head starts fresh, as the original fine-tuning
-has it. Other parts are taken by name. What the file holds of others is dropped, and all of that is
-said.
+As it is, the encoder is taken, and the decoder where both have one: pre-training goes on, and
+fine-tuning has a fresh head, as in the original. Other parts are taken by name. What the file holds
+of others is dropped, and all of that is said.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from vmae_jax.errors import SettingError
 from vmae_jax.processes.distributed import check_same
 from vmae_jax.sharding import path_name
 from vmae_jax.vit import Compute
+from vmae_jax.weights.class_order import check_class_order
 from vmae_jax.weights.pretrained import compare, outline, read_values
 from vmae_jax.weights.stored import Stored, open_checkpoint
 
@@ -33,6 +34,8 @@ logger = logging.getLogger(__name__)
 ENCODER = ("embeddings", "encoder", "layernorm")
 DECODER = ("encoder_to_decoder", "mask_token", "decoder", "decoder_norm", "decoder_head")
 CLASSIFIER = ("fc_norm", "classifier")
+GROUPS = {"encoder": ENCODER, "decoder": DECODER, "classifier": CLASSIFIER}
+_ADAPTERS = ("lora_a", "lora_b")  # a run's own, in no checkpoint that is merged
 # Fields that shapes do not show, but with which the weights of a part were trained: they must be
 # the same,
 _TRAINED_WITH = {
@@ -52,7 +55,7 @@ def initial_params(
     path: str | os.PathLike,
     params: dict[str, Any],
     config: VideoMAEConfig,
-    parts: Sequence[str] = ENCODER,
+    parts: Sequence[str] | None = ENCODER,
 ) -> tuple[dict[str, Any], list[str]]:
     """Fresh parameters, those of some parts replaced by a checkpoint's.
 
@@ -64,7 +67,8 @@ def initial_params(
       params: of the run's model, fresh: nested dicts of arrays.
       config: of the run's model.
       parts: first names of the parameters to take, e.g. `(*ENCODER, *DECODER)`. A model that pools
-        the mean has no "layernorm"; all others that are named must be in the model.
+        the mean has no "layernorm"; all others that are named must be in the model. None: those of
+        the encoder, and of the decoder where both have one.
     Returns:
       The parameters, in the dtypes and on the devices of the fresh ones; and what became of the
       checkpoint, in lines that are logged as well.
@@ -75,14 +79,26 @@ def initial_params(
       OSError: if it cannot be read.
     """
     held = {name.split("/")[0] for name in named_leaves(params)}
-    _check_names(parts, held)
-    fresh = {n: x for n, x in named_leaves(params).items() if n.split("/")[0] in parts}
-    taken = [part for part in parts if part in held]
-    what = "the encoder" if set(parts) == set(ENCODER) else ", ".join(taken)
-    dtype = next(iter(fresh.values())).dtype
+    if parts is not None:  # before the file is opened
+        _check_names(parts, held)
     with open_checkpoint(path) as stored:
+        if parts is None:
+            goes_on = "decoder" in held and stored.has("decoder")
+            parts = (*ENCODER, *DECODER) if goes_on else ENCODER
+        fresh = {
+            name: x
+            for name, x in named_leaves(params).items()
+            if name.split("/")[0] in parts and not name.endswith(_ADAPTERS)
+        }
+        taken = [part for part in parts if part in held]
+        what = "the encoder" if set(parts) == set(ENCODER) else ", ".join(taken)
+        dtype = next(iter(fresh.values())).dtype
         _check_parts_are_there(stored, taken)
         _check_trained_alike(stored, config, taken)
+        if "classifier" in taken:
+            names = [config.id2label[i] for i in range(config.num_labels)]
+            nameless = names == [f"LABEL_{i}" for i in range(len(names))]
+            check_class_order(stored.path, stored.config.id2label, () if nameless else names)
         classes = {
             "decoder": bool({*DECODER} & {*taken}),
             "classifier": bool({*CLASSIFIER} & {*taken}),
@@ -115,6 +131,23 @@ def initial_params(
     for line in lines:
         logger.info("initial parameters: %s", line)
     return params, lines
+
+
+def parts_of(groups: Sequence[str] | None) -> tuple[str, ...] | None:
+    """First names of the parameters of "encoder", "decoder", "classifier"; None stays None.
+
+    Raises:
+      SettingError: for another word.
+    """
+    if groups is None:
+        return None
+    groups = (groups,) if isinstance(groups, str) else tuple(groups)
+    for group in groups:
+        if group not in GROUPS:
+            raise SettingError(
+                f"init.parts={groups}: {group!r} is no part; choose from {tuple(GROUPS)}."
+            )
+    return tuple(name for group in groups for name in GROUPS[group])
 
 
 def _check_names(parts: Sequence[str], held: Collection[str]) -> None:

@@ -23,7 +23,7 @@ from vmae_jax.config import VideoMAEConfig
 from vmae_jax.errors import SettingError
 from vmae_jax.files.storage import is_remote
 from vmae_jax.sizes import ORIGINAL_EPSILONS, SIZES
-from vmae_jax.vit import sincos_table
+from vmae_jax.vit import LoRA, sincos_table
 from vmae_jax.weights import hub, layouts
 from vmae_jax.weights.layouts import Layout
 from vmae_jax.weights.tensors import Tensor, WeightFileError, WeightFileNotFound, some
@@ -131,12 +131,31 @@ def _open_run(path: str) -> Stored | None:
     if (step := finished_steps.find_step(path)) is None:
         return None
     values, info = loading.read_params(step)
+    if "lora" in info:
+        values = merge_lora(values, LoRA(**info["lora"]).scale)
     tensors = {
         name: Tensor(value.shape, str(value.dtype), functools.partial(np.asarray, value))
         for name, value in values.items()
     }
     config = VideoMAEConfig.from_dict(info["model"])
     return Stored(os.fspath(step), layouts.OURS, config, (), tensors)
+
+
+def merge_lora(values: Mapping[str, np.ndarray], scale: float) -> dict[str, np.ndarray]:
+    """Parameters by path name with low-rank updates added to their matrices, and gone themselves.
+
+    Args:
+      values: "encoder/attention/qkv_lora/lora_a" [L, in, rank] belongs to
+        "encoder/attention/qkv/kernel" [L, in, ...], and so on.
+      scale: of the updates.
+    """
+    merged = {name: x for name, x in values.items() if "_lora/" not in name}
+    for name, first in values.items():
+        if name.endswith("_lora/lora_a"):
+            update = first @ values[name.removesuffix("a") + "b"]
+            kernel = name.replace("_lora/lora_a", "/kernel")
+            merged[kernel] = merged[kernel] + scale * update.reshape(merged[kernel].shape)
+    return merged
 
 
 def recognise(

@@ -44,8 +44,9 @@ def read_index(path: str | os.PathLike) -> dict[str, Any]:
 
     Returns:
       {"format", "version", "settings", "counts", "bytes", "packages", "shards": [{"file", "bytes",
-      "sha256", "records": [{"clip_id", "label", "num_frames", "phase", ...}]}]}. Only "format",
-      "version", the names of the shards and the encoding in "settings" are checked here.
+      "sha256", "records": [{"clip_id", "label", "num_frames", "phase", ...}]}]}. A label is as
+      `record_label` has it, a list where that has a tuple. Only "format", "version", the names of
+      the shards and the encoding in "settings" are checked here.
     Raises:
       SettingError: if there is none (yet), or it cannot be used.
     """

@@ -19,7 +19,8 @@ from vmae_jax.data.prepared.index import (
 )
 from vmae_jax.data.prepared.record import VIDEO
 from vmae_jax.data.prepared.shard_reader import Shards
-from vmae_jax.data.sources.splits import check_split
+from vmae_jax.data.sources.record_label import single_class
+from vmae_jax.data.sources.splits import ALL, check_split
 from vmae_jax.data.sources.video_source import VideoRecord, VideoSource
 from vmae_jax.data.video.reader import VideoError, VideoReader
 from vmae_jax.errors import SettingError
@@ -41,6 +42,7 @@ class PreparedSource(VideoSource):
     """
 
     has_files = False
+    paths_are_videos = False
 
     def __init__(self, path: str | os.PathLike, backend: str = "pyav"):
         index = read_index(path)
@@ -72,7 +74,8 @@ class PreparedSource(VideoSource):
         """
         record = self.records[i]
         video = self._shards.read(*self._places[i])
-        listed = (record.clip_id, record.label, self._num_frames[i], self.frame_step)
+        label = single_class(record.label)
+        listed = (record.clip_id, label, self._num_frames[i], self.frame_step)
         facts = video.facts
         found = (facts.clip_id, facts.label, facts.num_frames, facts.frame_step)
         if found != listed:
@@ -114,14 +117,16 @@ def prepared(path: str | None, split: str, *, backend: str = "pyav") -> Prepared
     """A split of a prepared data set.
 
     Args:
-      path: the folder with both sets, `<path>/train` and `<path>/held_out`.
-      split: "train" or "held_out".
+      path: the folder with the sets, `<path>/train`, `<path>/held_out` and `<path>/all`.
+      split: "train", "held_out", or "all", which also takes a path that is a set itself.
       backend: as of PreparedSource.
     Raises:
       SettingError: for an unknown split, or as PreparedSource.
     """
     check_split(split)
-    return PreparedSource(os.path.join(path or "", split), backend)
+    path = path or ""
+    is_set = split == ALL and index_file(path) is not None
+    return PreparedSource(path if is_set else os.path.join(path, split), backend)
 
 
 def _count(shard: dict[str, Any]) -> int:

@@ -40,7 +40,7 @@ class VideoFacts:
     """What a record says about its video.
 
     Attributes:
-      label: class number, -1 if there is none.
+      label: class number; -1 if there is none, or not one alone: the index has the others.
       num_frames: of the original.
       fps: of the original.
       source_height, source_width: of the original, in pixels.

@@ -15,6 +15,7 @@ from vmae_jax.data.prepared.index import INDEX, read_index, shard_files
 from vmae_jax.data.prepared.prepared_source import PreparedSource
 from vmae_jax.data.prepared.shard_reader import Shards
 from vmae_jax.data.prepared.video_encoding import file_bytes, resized, source_digest
+from vmae_jax.data.sources.record_label import single_class
 from vmae_jax.data.sources.video_source import VideoSource
 from vmae_jax.data.video.reader import VideoError
 from vmae_jax.errors import SettingError
@@ -66,7 +67,8 @@ def _shard_damage(file: str, listed: dict[str, Any], shards: Shards, shard: int)
             continue
         facts = video.facts
         found = (facts.clip_id, facts.label, facts.num_frames, facts.frame_phase)
-        expected = tuple(entry[key] for key in ("clip_id", "label", "num_frames", "phase"))
+        label = single_class(entry["label"])
+        expected = (entry["clip_id"], label, entry["num_frames"], entry["phase"])
         if found != expected:
             yield f"{file}, record {row}: holds {found}, but {INDEX} says {expected}"
 

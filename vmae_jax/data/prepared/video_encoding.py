@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -18,6 +18,7 @@ import numpy as np
 
 from vmae_jax.data.prepared.index import STORED_AS
 from vmae_jax.data.prepared.record import JPEG, VideoFacts, record_bytes
+from vmae_jax.data.sources.record_label import single_class
 from vmae_jax.data.sources.video_source import VideoRecord, VideoSource
 from vmae_jax.data.video.reader import Limits, VideoError, VideoReader, first_line
 from vmae_jax.errors import SettingError
@@ -159,7 +160,7 @@ def _encode(
 ) -> tuple[VideoFacts, list[bytes]]:
     source_size = (reader.height, reader.width)
     facts = {
-        "label": record.label,
+        "label": single_class(record.label),
         "num_frames": reader.num_frames,
         "fps": float(reader.fps),
         "source_height": source_size[0],
@@ -180,7 +181,7 @@ def _encode(
         if settings.encoding == "jpeg":
             parts = [_jpeg(frame, settings.quality) for frame in frames]
         else:
-            parts = [_h264(frames, size, reader.fps)]
+            parts = [h264(frames, size, reader.fps)]
     return VideoFacts(**facts, height=size[0], width=size[1]), parts
 
 
@@ -208,18 +209,34 @@ def _whole_file(record: VideoRecord, data: bytes | None, reader: VideoReader) ->
     return data
 
 
-def _h264(frames: Iterator[np.ndarray], size: tuple[int, int], fps: float) -> bytes:
-    import av
+def h264(
+    frames: Iterable[np.ndarray],
+    size: tuple[int, int],
+    fps: float,
+    options: Mapping[str, str] = X264,
+) -> bytes:
+    """An MP4 file with the frames, as yuv420p; the same input gives the same bytes.
 
+    Args:
+      frames: uint8 [H, W, 3] each, RGB.
+      size: (H, W), both even.
+      fps: frames per second.
+      options: of libx264, as FFmpeg names them.
+    """
+    import av
+    from av.video.reformatter import VideoReformatter
+
+    reformatter = VideoReformatter()  # that of a frame would be set up anew for each
     rate = max(Fraction(fps).limit_denominator(1001), Fraction(1, 1001))
     file = io.BytesIO()
     with av.open(file, "w", format="mp4", options={"fflags": "+bitexact"}) as container:
-        stream = container.add_stream("libx264", rate=rate, options=X264)
+        stream = container.add_stream("libx264", rate=rate, options=dict(options))
         stream.height, stream.width = size
         stream.pix_fmt = "yuv420p"
         for number, frame in enumerate(frames):
             picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
             picture.pts, picture.time_base = number, 1 / rate
-            container.mux(stream.encode(picture.reformat(format="yuv420p")))
+            picture = reformatter.reformat(picture, format="yuv420p", threads=1)
+            container.mux(stream.encode(picture))
         container.mux(stream.encode(None))
     return file.getvalue()

@@ -50,6 +50,7 @@ class _CachedSource(VideoSource):
 
     def __init__(self, source: VideoSource, size: tuple[int, int]):
         super().__init__(source.records, source.backend, source.class_names)
+        self.paths_are_videos = source.paths_are_videos
         self._source = source
         self._size = size
         self._readers: dict[tuple[str, FrameNames | None], _MemoryReader] = {}

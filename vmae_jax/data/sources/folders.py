@@ -35,7 +35,7 @@ def video_folder(
     Args:
       path: the folder, which may be remote; files are found by VIDEO_EXTENSIONS, hidden ones are
         left out.
-      split: "train" or "held_out".
+      split: "train", "held_out", or "all" for both.
       held_out_ratio: share of the files that is held out, on average, in [0, 1); 0 trains on all.
       labels: None, or "folders": a video's class is the first folder on its way, classes counted
         in the order of their sorted names, those of both splits.
@@ -75,7 +75,7 @@ def frame_folders(
 
     Args:
       path: the folder, which may be remote.
-      split: "train" or "held_out".
+      split: "train", "held_out", or "all" for both.
       fps: frames per second at which the pictures were extracted.
       template: names of the pictures, such as "img_{:05}.jpg", from first_number on without a
         gap; None takes all JPEG and PNG files, sorted by the numbers in their names.

@@ -1,4 +1,5 @@
-"""What all lists of videos share: limits, errors of many lines told as one, ids that differ."""
+"""What all lists of videos share: limits, class names, errors of many lines told as one, ids that
+differ."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from vmae_jax.errors import SettingError
+from vmae_jax.files import storage
 
 MAX_LIST_BYTES = 1 << 30
 MAX_PATH = 4096  # characters
@@ -20,6 +22,23 @@ def check_path(path: str) -> None:
     """
     if not 0 < len(path) <= MAX_PATH or min(path) < " ":
         raise ValueError(f"path={path[:80]!r} is empty, too long, or has control characters")
+
+
+def class_names_of(classes: str | Sequence[str] | None) -> tuple[str, ...]:
+    """The names of classes in the order of their numbers; () for None.
+
+    Args:
+      classes: the names, or a file, which may be remote, with one in each line.
+    Raises:
+      SettingError: if a name comes twice, or the file cannot be read.
+    """
+    if isinstance(classes, str):
+        text = storage.read_text(classes, MAX_LIST_BYTES)
+        classes = [line.strip() for line in text.split("\n") if line.strip()]
+    names = tuple(classes or ())
+    if len(set(names)) < len(names):
+        raise SettingError("classes names a class twice; give each name once, by class number.")
+    return names
 
 
 class Problems:

@@ -10,8 +10,14 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from vmae_jax.data.sources.list_files import MAX_LIST_BYTES, Problems, check_path, distinct
-from vmae_jax.data.sources.splits import check_split, in_split
+from vmae_jax.data.sources.list_files import (
+    MAX_LIST_BYTES,
+    Problems,
+    check_path,
+    class_names_of,
+    distinct,
+)
+from vmae_jax.data.sources.splits import HELD_OUT, check_split, in_split
 from vmae_jax.data.sources.video_source import VideoRecord, VideoSource
 from vmae_jax.data.video.frame_reader import FrameNames, check_template
 from vmae_jax.errors import SettingError
@@ -37,6 +43,7 @@ def video_list(
     template: str = "img_{:05}.jpg",
     first_number: int = 1,
     fps: float | None = None,
+    classes: str | Sequence[str] | None = None,
     backend: str = "pyav",
 ) -> VideoSource:
     """The videos of a list file in one of the formats of the official code.
@@ -46,7 +53,7 @@ def video_list(
 
     Args:
       path: the list, which may be remote.
-      split: "train" or "held_out".
+      split: "train", "held_out", or "all", every line of `path`.
       format: one of LIST_FORMATS.
       root: folder or address to which relative paths belong; "" takes them as they stand.
       separator: between the fields; " " stands for any run of blanks and tabs.
@@ -55,6 +62,7 @@ def video_list(
       template: names of the pictures in folders of frames.
       first_number: the number of their first frame, where the format does not tell.
       fps: frames per second at which they were extracted; needed for them only.
+      classes: class names in the order of their numbers, or a file with one in each line.
       backend: a key of `decoders.DECODERS`.
     Raises:
       SettingError: for an unknown split or format, a list that cannot be read, lines that are not
@@ -68,8 +76,9 @@ def video_list(
     if not separator:
         raise SettingError("separator='' separates nothing; give ' ', ',' or another character.")
     check_template(template)
+    class_names = class_names_of(classes)
     fields = format.split("_")[1:]
-    list_path = held_out_path if held_out_path and split == "held_out" else path
+    list_path = held_out_path if held_out_path and split == HELD_OUT else path
     names, places, labels, frames = [], [], [], []
     problems = Problems(list_path, "line")
     for number, line in enumerate(storage.read_text(list_path, MAX_LIST_BYTES).split("\n"), 1):
@@ -77,6 +86,10 @@ def video_list(
             continue
         try:
             name, values = _parse_line(line, fields, separator)
+            if class_names and values.get("label", -1) >= len(class_names):
+                raise ValueError(
+                    f"label={values['label']} is above the last of the {len(class_names)} classes"
+                )
             start, total = values.get("start", first_number), values.get("total")
             of_frames = total is not None and not (total < 0 and "start" in values)
             frames.append(_frames(fps, template, start, total) if of_frames else None)
@@ -99,7 +112,7 @@ def video_list(
     ]
     if not held_out_path:
         records = in_split(zip(names, records, strict=True), split, held_out_ratio, path)
-    return VideoSource(records, backend)
+    return VideoSource(records, backend, class_names)
 
 
 def _parse_line(line: str, fields: Sequence[str], separator: str) -> tuple[str, dict[str, int]]:

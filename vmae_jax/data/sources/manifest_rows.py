@@ -7,6 +7,7 @@ that names its line and column, never a row left out.
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import json
 import math
@@ -15,12 +16,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from vmae_jax.data.sources.list_files import MAX_LIST_BYTES, Problems, check_path
+from vmae_jax.data.sources.record_label import checked_label
 from vmae_jax.errors import SettingError
 from vmae_jax.files import storage
 
 
 def read_rows(
-    path: str | None, classes: Mapping[str, int], ignore: Sequence[str]
+    path: str | None,
+    classes: Mapping[str, int],
+    ignore: Sequence[str],
+    label_kind: str = "single",
 ) -> list[dict[str, Any]]:
     """The rows of a manifest: {column: value}, absent columns left out.
 
@@ -28,9 +33,10 @@ def read_rows(
       path: of a file that ends in one of FORMATS.
       classes: number of each class by its name; {} if labels are numbers.
       ignore: columns to pass over, beside those of COLUMNS.
+      label_kind: a key of LABEL_KINDS.
     Raises:
-      SettingError: if the file cannot be read or holds no row, or for rows that cannot be used, of
-        which the first are named.
+      SettingError: for an unknown kind; if the file cannot be read or holds no row; or for rows
+        that cannot be used, of which the first are named.
     """
     extension = (path or "").rpartition(".")[2].lower()
     if extension not in FORMATS:
@@ -38,11 +44,16 @@ def read_rows(
             f"path={path!r} is no manifest; its name must end in one of "
             f"{', '.join(f'.{known}' for known in FORMATS)}."
         )
+    if label_kind not in LABEL_KINDS:
+        raise SettingError(
+            f"label_kind={label_kind!r} is unknown; choose one of {list(LABEL_KINDS)}."
+        )
+    columns = {**COLUMNS, "label": functools.partial(LABEL_KINDS[label_kind], classes=classes)}
     parse, unit = FORMATS[extension]
     rows, problems = [], Problems(path, unit)
     for number, row in parse(storage.read_text(path, MAX_LIST_BYTES), path):
         try:
-            rows.append(_values(row, classes, ignore))
+            rows.append(_values(row, columns, ignore))
         except ValueError as error:
             problems.add(number, str(error))
     problems.raise_any()
@@ -131,6 +142,19 @@ def _count(value: Any) -> int:
     return value
 
 
+def _several(value: Any) -> list[Any]:
+    """The items of a JSON list, of its text, or of a text with ";" between them; or one alone."""
+    if isinstance(value, str):
+        if value.lstrip().startswith("["):
+            try:
+                value = json.loads(value)
+            except (ValueError, RecursionError):
+                raise ValueError("is no JSON list") from None
+        else:
+            value = [item.strip() for item in value.split(";")]
+    return value if isinstance(value, list) else [value]
+
+
 def _label(value: Any, classes: Mapping[str, int]) -> int:
     if isinstance(value, str) and value in classes:
         return classes[value]
@@ -140,16 +164,36 @@ def _label(value: Any, classes: Mapping[str, int]) -> int:
         raise ValueError(
             f"is none of the {len(classes)} names in classes, nor a number"
             if classes
-            else "is not a number; for names, give the option classes"
+            else "is not a number; for names, give the option classes; for several, "
+            "label_kind='multi'"
         ) from None
     if classes and label >= len(classes):
         raise ValueError(f"is above the last of the {len(classes)} classes")
     return label
 
 
+def _labels(value: Any, classes: Mapping[str, int]) -> tuple[int, ...]:
+    if isinstance(value, str) and value in classes:  # a name that holds a ";"
+        return (classes[value],)
+    return tuple(_label(item, classes) for item in _several(value))
+
+
+def _targets(value: Any) -> float | tuple[float, ...]:
+    items = _several(value)
+    try:
+        if not items or any(isinstance(item, bool) for item in items):
+            raise ValueError
+        numbers = checked_label([float(item) for item in items])
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError("is not a finite number, nor several with ';' between them") from None
+    return numbers if len(numbers) > 1 else numbers[0]
+
+
+LABEL_KINDS = {"single": _label, "multi": _labels}
 COLUMNS: dict[str, Callable] = {
     "path": _text,
-    "label": _label,  # class number, or name
+    "label": _label,  # class number, or name; by LABEL_KINDS
+    "target": _targets,  # of a regression
     "start": _number,  # seconds
     "end": _number,  # seconds, after the last frame
     "start_frame": _count,
@@ -159,27 +203,28 @@ COLUMNS: dict[str, Callable] = {
 }
 
 
-def _values(row: Any, classes: Mapping[str, int], ignore: Sequence[str]) -> dict[str, Any]:
+def _values(row: Any, columns: Mapping[str, Callable], ignore: Sequence[str]) -> dict[str, Any]:
     if isinstance(row, ValueError):
         raise row
     if not isinstance(row, dict):
         raise ValueError("it is no JSON object")
     values = {}
     for column, value in row.items():
-        if column not in COLUMNS and column not in ignore:
+        if column not in columns and column not in ignore:
             raise ValueError(
-                f"column {column[:40]!r} is unknown; known are {list(COLUMNS)}, and the option "
+                f"column {column[:40]!r} is unknown; known are {list(columns)}, and the option "
                 "ignore takes others"
             )
         if column in ignore or value is None or (isinstance(value, str) and not value.strip()):
             continue
         try:
-            arguments = (value, classes) if column == "label" else (value,)
-            values[column] = COLUMNS[column](*arguments)
+            values[column] = columns[column](value)
         except ValueError as error:
             raise ValueError(f"column {column!r}: {str(value)[:80]!r} {error}") from None
     if "path" not in values:
         raise ValueError("column 'path' is empty")
+    if "label" in values and "target" in values:
+        raise ValueError("it has both a label and a target; choose one")
     _check_limits(values)
     return values
 

@@ -10,9 +10,10 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from vmae_jax.data.sources.list_files import MAX_LIST_BYTES, distinct
+from vmae_jax.data.sources.list_files import class_names_of, distinct
 from vmae_jax.data.sources.manifest_rows import read_rows
-from vmae_jax.data.sources.splits import check_split, in_split
+from vmae_jax.data.sources.record_label import NO_LABEL
+from vmae_jax.data.sources.splits import ALL, HELD_OUT, TRAIN, check_split, in_split
 from vmae_jax.data.sources.video_source import VideoRecord, VideoSource
 from vmae_jax.errors import SettingError
 from vmae_jax.files import storage
@@ -24,6 +25,7 @@ def manifest(
     *,
     root: str = "",
     classes: str | Sequence[str] | None = None,
+    label_kind: str = "single",
     train_split: str = "train",
     held_out_split: str = "val",
     held_out_path: str | None = None,
@@ -39,10 +41,12 @@ def manifest(
 
     Args:
       path: the manifest, which may be remote.
-      split: "train" or "held_out".
+      split: "train", "held_out", or "all", every row of `path`.
       root: folder or address to which relative paths belong; "" takes them as they stand.
       classes: class names in the order of their numbers, or a file with one in each line. With
         them a label may be a name; without, only a number.
+      label_kind: "single": the column `label` holds one class. "multi": any number of them, with
+        ";" between them or as a JSON list, "[]" for none.
       train_split, held_out_split: what the column `split` says of the rows of either split; other
         rows are left out.
       held_out_path: manifest of the held-out videos, where there is no column `split`.
@@ -55,11 +59,12 @@ def manifest(
         known, rows that cannot be used (the first of them are named), or an empty split.
     """
     check_split(split)
-    list_path = held_out_path if held_out_path and split == "held_out" else path
+    list_path = held_out_path if held_out_path and split == HELD_OUT else path
     if isinstance(ignore, str):
         raise SettingError(f"ignore={ignore!r} is one name; give a list of column names.")
-    class_names = _class_names(classes)
-    rows = read_rows(list_path, {name: i for i, name in enumerate(class_names)}, ignore)
+    class_names = class_names_of(classes)
+    numbers = {name: i for i, name in enumerate(class_names)}
+    rows = read_rows(list_path, numbers, ignore, label_kind)
     records = _records(rows, root, list_path)
     if any("split" in row for row in rows):
         if held_out_path:
@@ -67,7 +72,9 @@ def manifest(
                 f"held_out_path={held_out_path!r}, but {list_path!r} has a column 'split'; remove "
                 "one of them."
             )
-        records = _rows_of(train_split if split == "train" else held_out_split, rows, records, path)
+        if split != ALL:
+            wanted = train_split if split == TRAIN else held_out_split
+            records = _rows_of(wanted, rows, records, path)
     elif not held_out_path:
         names = [row["path"] for row in rows]
         records = in_split(zip(names, records, strict=True), split, held_out_ratio, path)
@@ -106,7 +113,7 @@ def _records(rows: Sequence[Mapping], root: str, path: str) -> list[VideoRecord]
             clip_id=row["clip_id"] if "clip_id" in row else next(made),
             start=row.get("start_frame", 0),
             stop=row.get("stop_frame"),
-            label=row.get("label", -1),
+            label=row.get("label", row.get("target", NO_LABEL)),
             start_time=row.get("start"),
             stop_time=row.get("end"),
         )
@@ -120,13 +127,3 @@ def _readable_id(row: Mapping) -> str:
     if "start_frame" in row or "stop_frame" in row:
         return f"{row['path']}[{row.get('start_frame', 0)}:{row.get('stop_frame', '')}]"
     return row["path"]
-
-
-def _class_names(classes: str | Sequence[str] | None) -> list[str]:
-    if isinstance(classes, str):
-        text = storage.read_text(classes, MAX_LIST_BYTES)
-        classes = [line.strip() for line in text.split("\n") if line.strip()]
-    names = list(classes or ())
-    if len(set(names)) < len(names):
-        raise SettingError("classes names a class twice; give each name once, by class number.")
-    return names

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from vmae_jax.data.sources.video_source import VideoRecord
 from vmae_jax.errors import SettingError
 
-SPLITS = ("train", "held_out")
+SPLITS = TRAIN, HELD_OUT, ALL = "train", "held_out", "all"  # all: of either side
 
 
 def check_split(split: str) -> None:
@@ -31,7 +31,7 @@ def in_split(
     held_out_ratio: float,
     path: str | None,
 ) -> list[VideoRecord]:
-    """The records of one split, in their order.
+    """The records of one split, in their order; of "all" those of both.
 
     Args:
       records: (name, record) of all videos; the hash of the name decides the split.
@@ -47,7 +47,7 @@ def in_split(
     chosen = [
         record
         for name, record in records
-        if (_hash_share(name) < held_out_ratio) == (split == "held_out")
+        if split == ALL or (_hash_share(name) < held_out_ratio) == (split == HELD_OUT)
     ]
     if not chosen:
         raise SettingError(

@@ -13,13 +13,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from vmae_jax.data.sources.record_label import Label, checked_label
 from vmae_jax.data.video.decoders import open_video
 from vmae_jax.data.video.frame_reader import FrameFolderReader, FrameNames
-from vmae_jax.data.video.reader import VideoError, VideoReader, checked_indices
+from vmae_jax.data.video.reader import TIME_TOLERANCE, VideoError, VideoReader, checked_indices
 from vmae_jax.errors import SettingError
-
-# Times in files are whole ticks, and the nearest floats may lie on either side of what is asked.
-TIME_TOLERANCE = 1e-6  # seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,24 +28,32 @@ class VideoRecord:
       path: of the file; with `frames`, of the folder.
       clip_id: unique in its source, and readable: "bikes.mp4[64:128]".
       start, stop: frame numbers; stop=None means the end, found out when the video is opened.
-      label: class number, -1 if there is none.
+      label: a class number, -1 if there is none; several as a tuple, which may be empty; or floats
+        to predict (`record_label`).
       start_time, stop_time: seconds after the first frame; None: no limit. Only without start and
         stop. They may lie beyond the end, as long as there are frames between them.
       frames: for a folder of pictures, which of its files are the video's frames.
     Raises:
-      SettingError: if nothing can be between the limits, or they are given both ways.
+      SettingError: if nothing can be between the limits, they are given both ways, or the label
+        is none.
     """
 
     path: str
     clip_id: str
     start: int = 0
     stop: int | None = None
-    label: int = -1
+    label: Label = -1
     start_time: float | None = None
     stop_time: float | None = None
     frames: FrameNames | None = None
 
     def __post_init__(self):
+        try:
+            object.__setattr__(self, "label", checked_label(self.label))
+        except ValueError as error:
+            raise SettingError(
+                f"clip_id={self.clip_id!r} has label={self.label!r}, {error}; correct it."
+            ) from error
         if self.is_timed and (self.start, self.stop) != (0, None):
             raise SettingError(
                 f"clip_id={self.clip_id!r} is limited both by frames and by seconds; choose one."
@@ -97,6 +103,7 @@ class VideoSource(Sequence):
       class_names: by label, where the source knows them.
     Attributes:
       has_files: whether each record is a video that `open_whole` opens.
+      paths_are_videos: whether a record's path is that of its video, and of no other video.
       needs_isolation: whether opening a record reads foreign files with a decoder that may hang or
         crash, so that it is better done in processes of its own.
     Raises:
@@ -104,6 +111,7 @@ class VideoSource(Sequence):
     """
 
     has_files = True
+    paths_are_videos = True
     needs_isolation = True
 
     def __init__(

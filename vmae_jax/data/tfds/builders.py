@@ -7,6 +7,7 @@ sets are read by `tfds.builder_from_directory` and by `tfds_source.TfdsSource`.
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
@@ -15,6 +16,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core.dataset_builder import FileReaderBuilder
 
+from vmae_jax.data.sources.record_label import classes_of
 from vmae_jax.data.sources.video_source import VideoSource
 from vmae_jax.data.tfds import shard_writing
 from vmae_jax.data.tfds.tfds_source import index_file
@@ -48,7 +50,7 @@ class _VideoBuilder(FileReaderBuilder, skip_registration=True):
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
             builder=self,
-            description="Encoded video files with class numbers, -1 where there is none.",
+            description="Encoded video files with class numbers, -1 where there is not just one.",
             features=shard_writing.features(self._label_feature()),
         )
 
@@ -56,8 +58,9 @@ class _VideoBuilder(FileReaderBuilder, skip_registration=True):
         class_names = next(iter(self._sources.values())).class_names
         if class_names:
             return tfds.features.ClassLabel(names=class_names)
-        num_classes = 1 + max(r.label for source in self._sources.values() for r in source.records)
-        return tfds.features.ClassLabel(num_classes=num_classes) if num_classes else np.int64
+        records = itertools.chain(*(source.records for source in self._sources.values()))
+        classes = set().union(*(classes_of(record.label) for record in records))
+        return tfds.features.ClassLabel(num_classes=1 + max(classes)) if classes else np.int64
 
     def _download_and_prepare(self, dl_manager, download_config) -> None:
         jobs, skipped = {}, {}

@@ -23,6 +23,7 @@ from etils import epath
 from tensorflow_datasets.core import hashing
 from tensorflow_datasets.core.utils import py_utils, shard_utils
 
+from vmae_jax.data.sources.record_label import single_class
 from vmae_jax.data.sources.video_source import VideoRecord
 from vmae_jax.data.video.reader import first_line
 from vmae_jax.files import storage
@@ -129,6 +130,7 @@ def write_shard(job: str) -> None:
             example = {name: getattr(record, name) for name in _COLUMNS[2:]}
             example = {name: -1 if value is None else value for name, value in example.items()}
             example |= {"video": video, "clip_id": _encoded(record.clip_id)}
+            example["label"] = single_class(record.label)  # the index has others
             writer.write(encode(example))
             result["written"].append(row[1:])
             result["bytes"] += len(video)

@@ -13,7 +13,7 @@ import threading
 from types import ModuleType
 
 from vmae_jax.data.sources.list_files import MAX_LIST_BYTES
-from vmae_jax.data.sources.splits import check_split
+from vmae_jax.data.sources.splits import ALL, HELD_OUT, check_split
 from vmae_jax.data.sources.video_source import VideoRecord, VideoSource
 from vmae_jax.data.video.decoders import open_video
 from vmae_jax.data.video.reader import VideoReader
@@ -48,6 +48,8 @@ class TfdsSource(VideoSource):
     Raises:
       SettingError: if there is no such set, or several, or it has no such split or index.
     """
+
+    paths_are_videos = False
 
     def __init__(
         self,
@@ -130,8 +132,7 @@ def _find_set(name_or_dir: str, data_dir: str | os.PathLike | None) -> str:
     return sets[0]
 
 
-def _read_index(folder: str, split: str) -> tuple[list[VideoRecord], list[str]]:
-    """The records of a split in stored order, and the names of the classes."""
+def _splits_of(folder: str) -> list[str]:
     splits = sorted(
         name.removeprefix(_INDEX_START).removesuffix(_INDEX_END)
         for name in storage.list_folder(folder)
@@ -142,6 +143,12 @@ def _read_index(folder: str, split: str) -> tuple[list[VideoRecord], list[str]]:
             f"{folder} is a TFDS data set without indices; only those that `python -m vmae_jax "
             "build_tfds` made can be used."
         )
+    return splits
+
+
+def _read_index(folder: str, split: str) -> tuple[list[VideoRecord], list[str]]:
+    """The records of a split in stored order, and the names of the classes."""
+    splits = _splits_of(folder)
     if split not in splits:
         raise UnknownSplit(f"split={split!r} is not in {folder}; choose one of {splits}.")
     file = storage.join(folder, index_file(split))
@@ -168,14 +175,23 @@ def tfds(
 
     Args:
       path: folder or name, as of TfdsSource.
-      split: "train" or "held_out".
+      split: "train", "held_out", or "all" of a set that has one split alone.
       train_split, held_out_split: what the set calls them.
       data_dir, backend: as of TfdsSource.
     Raises:
-      SettingError: as TfdsSource, or for an unknown split.
+      SettingError: as TfdsSource, for an unknown split, or "all" of several.
     """
     check_split(split)
-    name = held_out_split if split == "held_out" else train_split
+    if split == ALL:
+        folder = _find_set(path or "", data_dir)
+        splits = _splits_of(folder)
+        if len(splits) > 1:
+            raise SettingError(
+                f"split='all' of {folder} would be several, {splits}; open one of them, as 'train' "
+                "with the option train_split, say."
+            )
+        return TfdsSource(folder, splits[0], backend)
+    name = held_out_split if split == HELD_OUT else train_split
     try:
         return TfdsSource(path or "", name, backend, data_dir=data_dir)
     except UnknownSplit as error:

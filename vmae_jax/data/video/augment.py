@@ -9,7 +9,8 @@ Frames stay uint8 [T, H, W, C] with C = 3: scaling and normalising happen on the
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -24,25 +25,30 @@ OFFSETS = tuple((down, right) for down in range(5) for right in range(5) if down
 
 
 def sample_crop_box(
-    height: int, width: int, image_size: tuple[int, int], rng: np.random.Generator
+    height: int,
+    width: int,
+    image_size: tuple[int, int],
+    rng: np.random.Generator,
+    scales: Sequence[float] = SCALES,
 ) -> tuple[int, int, int, int]:
     """A random crop (top, left, height, width) inside a frame, in pixels.
 
-    Each side is the frame's short side times one of SCALES; the two are at most one step of SCALES
-    apart (ten pairs, so the aspect ratio changes a little). The place is one of OFFSETS. Pair and
-    place are drawn uniformly.
+    Each side is the frame's short side times one of the scales; the two are at most one step of
+    these apart (ten pairs of the four in SCALES, so the aspect ratio changes a little). The place
+    is one of OFFSETS. Pair and place are drawn uniformly.
 
     Args:
       height, width: of the frame.
       image_size: (height, width) the crop will be resized to.
       rng: two integers are drawn from it.
+      scales: in (0, 1], at least one, from the largest to the smallest.
     Returns:
       (top, left, height, width).
 
     Source: VideoMAE, transforms.py, GroupMultiScaleCrop. Different on purpose: a side that snaps to
     the target never grows beyond the frame (the original then fills with black), and is at least 1.
     """
-    sides = [int(min(height, width) * scale) for scale in SCALES]
+    sides = [int(min(height, width) * scale) for scale in scales]
     heights = [_snapped(side, image_size[0], height) for side in sides]
     widths = [_snapped(side, image_size[1], width) for side in sides]
     pairs = [(h, w) for i, h in enumerate(heights) for j, w in enumerate(widths) if abs(i - j) <= 1]
@@ -80,6 +86,69 @@ def crop_and_resize(
     return _resized(frames[:, top : top + height, left : left + width], image_size, resize, out)
 
 
+def sample_resized_crop_box(
+    height: int,
+    width: int,
+    rng: np.random.Generator,
+    scale: tuple[float, float] = (0.08, 1.0),
+    ratio: tuple[float, float] = (0.75, 4 / 3),
+) -> tuple[int, int, int, int]:
+    """A random crop (top, left, height, width) of random area and aspect, in pixels.
+
+    Its share of the frame's area is uniform in `scale`, the logarithm of its width over its height
+    in `ratio`, and its place among all that fit. A draw too wide or too high is repeated; after ten
+    of them it is the middle of the frame, cut no more than `ratio` asks for.
+
+    Args:
+      height, width: of the frame.
+      rng: two numbers are drawn from it for each try, and two integers for the place.
+      scale: (lowest, highest) share, in (0, 1].
+      ratio: (lowest, highest) width over height.
+    Returns:
+      (top, left, height, width), inside the frame, at least one pixel.
+
+    Source: VideoMAE, video_transforms.py, random_resized_crop (of torchvision).
+    """
+    for _ in range(10):
+        area = height * width * rng.uniform(*scale)
+        aspect = math.exp(rng.uniform(*np.log(ratio)))
+        crop_height, crop_width = round(math.sqrt(area / aspect)), round(math.sqrt(area * aspect))
+        if 0 < crop_height <= height and 0 < crop_width <= width:
+            top = rng.integers(height - crop_height, endpoint=True)
+            left = rng.integers(width - crop_width, endpoint=True)
+            return int(top), int(left), crop_height, crop_width
+    crop_height = height if width >= ratio[0] * height else max(1, round(width / ratio[0]))
+    crop_width = width if width <= ratio[1] * height else max(1, round(height * ratio[1]))
+    return (height - crop_height) // 2, (width - crop_width) // 2, crop_height, crop_width
+
+
+def resized_crop(
+    frames: np.ndarray,
+    box: tuple[int, int, int, int],
+    image_size: tuple[int, int],
+    out: np.ndarray | None = None,
+) -> np.ndarray:
+    """The same part of every frame, resized: uint8 [T, *image_size, C].
+
+    Each pixel is interpolated between four, however much that shrinks the part: it is torch's
+    `interpolate` with mode="bilinear" and align_corners=False, rounded. OpenCV does it with weights
+    in steps of 1/256: beside the half level of rounding up to 0.2 levels (of 255) in real frames,
+    where one value in 600 comes out a level off, and up to 0.8 in noise.
+
+    Args:
+      frames: uint8 [T, H, W, C].
+      box: (top, left, height, width) in pixels, inside the frame; nothing outside is looked at.
+      image_size: (height, width) of the result.
+      out: uint8 [T, *image_size, C] to write to.
+
+    Source: VideoMAE, video_transforms.py, random_resized_crop, which resizes normalised floats and
+    does not round.
+    """
+    top, left, height, width = box
+    part = frames[:, top : top + height, left : left + width]
+    return opencv_resized(part, image_size, "INTER_LINEAR_EXACT", out)
+
+
 def fit_into(frames: np.ndarray, canvas: tuple[int, int], resize: str = "cv2") -> np.ndarray:
     """Frames no larger than a canvas (height, width): shrunk if need be, never enlarged."""
     _, height, width, _ = frames.shape
@@ -106,16 +175,19 @@ def centre_crop(frames: np.ndarray, image_size: tuple[int, int], resize: str = "
     Source: VideoMAE's validation resize and crop. Different on purpose: an odd rest is rounded
     down.
     """
-    _, height, width, _ = frames.shape
-    target_height, target_width = image_size
+    height, width = image_size
+    size = covering_size(*frames.shape[1:3], image_size)
+    top, left = (size[0] - height) // 2, (size[1] - width) // 2
+    return _resized(frames, size, resize)[:, top : top + height, left : left + width]
+
+
+def covering_size(height: int, width: int, image_size: tuple[int, int]) -> tuple[int, int]:
+    """The smallest (height, width) of that aspect ratio that covers `image_size`: one side is
+    equal, the other rounded down."""
     # Integers only, so that the covered side comes out exactly.
-    if target_height * width >= target_width * height:
-        size = (target_height, width * target_height // height)
-    else:
-        size = (height * target_width // width, target_width)
-    top, left = (size[0] - target_height) // 2, (size[1] - target_width) // 2
-    resized = _resized(frames, size, resize)
-    return resized[:, top : top + target_height, left : left + target_width]
+    if image_size[0] * width >= image_size[1] * height:
+        return image_size[0], width * image_size[0] // height
+    return height * image_size[1] // width, image_size[1]
 
 
 def _resized(
@@ -139,15 +211,31 @@ def check_resizer(resize: str) -> None:
 
 
 def _resize_cv2(frames: np.ndarray, out: np.ndarray) -> None:
+    shrinks = max(frames.shape[1] / out.shape[1], frames.shape[2] / out.shape[2])
+    # bilinear looks at four pixels only; beyond half the size it would pass others over
+    filter = "INTER_AREA" if shrinks > 2 else "INTER_LINEAR"
+    opencv_resized(frames, out.shape[1:3], filter, out)
+
+
+def opencv_resized(
+    frames: np.ndarray, size: tuple[int, int], filter: str, out: np.ndarray | None = None
+) -> np.ndarray:
+    """Frames resized by OpenCV, uint8 [T, *size, C].
+
+    Args:
+      frames: uint8 [T, H, W, C].
+      size: (height, width) in pixels.
+      filter: OpenCV's name of it.
+      out: uint8 [T, *size, C] to write to.
+    """
     import cv2
 
     cv2.setNumThreads(1)  # the clips of a batch are made side by side already
-    height, width = out.shape[1:3]
-    shrinks = max(frames.shape[1] / height, frames.shape[2] / width)
-    # bilinear looks at four pixels only; beyond half the size it would pass others over
-    filter = cv2.INTER_AREA if shrinks > 2 else cv2.INTER_LINEAR
+    if out is None:
+        out = np.empty((len(frames), *size, frames.shape[-1]), np.uint8)
     for frame, target in zip(frames, out, strict=True):
-        cv2.resize(frame, (width, height), dst=target, interpolation=filter)
+        cv2.resize(frame, size[::-1], dst=target, interpolation=getattr(cv2, filter))
+    return out
 
 
 def _resize_pil(frames: np.ndarray, out: np.ndarray) -> None:

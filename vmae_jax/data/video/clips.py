@@ -6,15 +6,18 @@ frames over the whole video. Beware that "dense" means two things: pre-training 
 frame_stride, fine-tuning divides the span evenly from end to end (0 4 8 12 17 21 ... for a stride
 of 4), and each treats short videos in its own way.
 
-Distributions and formulas are those of the original; its stream of random numbers is not.
+Distributions and formulas are those of the original; its stream of random numbers is not. Timed
+clips, which go by seconds, are ours.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
+from vmae_jax.data.video.reader import TIME_TOLERANCE
 from vmae_jax.errors import SettingError
 
+MAX_FPS = 1000  # of a timed clip
 SHORT_RULES = ("v1", "v2")  # what TSN sampling does where the video has fewer frames than the clip
 
 
@@ -216,6 +219,44 @@ def tsn_view_indices(video_frames: int, num_frames: int, view: int, num_views: i
     _check_view(view, num_views)
     part = video_frames / num_frames
     return (view * part / num_views + part * np.arange(num_frames)).astype(np.int64)
+
+
+def timed_indices(times: np.ndarray, num_frames: int, fps: float, start: float) -> np.ndarray:
+    """Frame numbers of a clip at a rate of its own, whatever the video's, int64 [num_frames].
+
+    Frame k is the one nearest in time to start + k / fps, the earlier where two are as near. Behind
+    the end of the video its last frame is repeated; where the video has fewer frames a second than
+    are asked for, frames are repeated as well.
+
+    Args:
+      times: float64 [n], seconds of the video's frames, ascending from 0.
+      num_frames: frames in the clip (T).
+      fps: frames of the clip in a second.
+      start: seconds, at least 0.
+    Returns:
+      Ascending numbers in [0, n).
+    Raises:
+      SettingError: if num_frames is below 1, or fps not in (0, MAX_FPS].
+    """
+    check_timed(num_frames, fps)
+    wanted = start + np.arange(num_frames) / fps
+    later = np.minimum(np.searchsorted(times, wanted), len(times) - 1)
+    earlier = np.maximum(later - 1, 0)
+    is_earlier = wanted - times[earlier] <= times[later] - wanted + TIME_TOLERANCE
+    return np.where(is_earlier, earlier, later).astype(np.int64)
+
+
+def check_timed(num_frames: int, fps: float) -> None:
+    """Compares what a timed clip is to be with what is possible.
+
+    Raises:
+      SettingError: if num_frames is below 1, or fps not in (0, MAX_FPS].
+    """
+    _check_counts(num_frames=num_frames)
+    if not 0 < fps <= MAX_FPS:
+        raise SettingError(
+            f"fps={fps} must be in (0, {MAX_FPS}], the frames of a clip in a second; choose e.g. 8."
+        )
 
 
 def _check_counts(**counts: int) -> None:

@@ -14,6 +14,9 @@ import numpy as np
 
 from vmae_jax.errors import SettingError
 
+# Times in files are whole ticks, and the nearest floats may lie on either side of what is asked.
+TIME_TOLERANCE = 1e-6  # seconds
+
 
 class VideoError(SettingError):
     """A video that cannot be used; its text names the file, the reason and the remedy."""
@@ -92,6 +95,9 @@ class VideoReader:
 
     def read(self, indices: Sequence[int]) -> np.ndarray:
         """RGB frames, uint8 [len(indices), height, width, 3], in the order asked for.
+
+        A frame asked for twice is decoded once, and all in their own order: the views of a test
+        overlap, short videos repeat frames.
 
         Raises:
           ValueError: if an index is outside [0, num_frames).

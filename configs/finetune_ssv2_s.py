@@ -1,0 +1,37 @@
+"""ViT-S on Something-Something V2, pre-trained for 2400 epochs.
+
+python train.py --config=configs/finetune_ssv2_s.py --workdir=... --config.data.path=...
+  --config.init.checkpoint=<pre-trained>
+
+VideoMAE (Tong et al., NeurIPS 2022, arXiv 2203.12602).
+Theirs ran on 32 GPUs with 12 videos each.
+Published: 66.8 % top-1 and 90.3 % top-5 on Something-Something V2 (2 x 3 views).
+
+Source: github.com/MCG-NJU/VideoMAE,
+scripts/ssv2/videomae_vit_small_patch16_224_tubemasking_ratio_0.9_epoch_2400/finetune.sh
+"""
+
+from vmae_jax.configs import finetune_default
+from vmae_jax.data.datasets import DATASETS
+
+
+def get_config():
+    config = finetune_default.get_config()
+    facts = DATASETS["ssv2"]
+
+    config.model.size = "S"
+    config.model.num_labels = facts.num_classes
+
+    config.finetuning.sampling = facts.sampling
+    config.finetuning.augment.flip = facts.flips
+    config.finetuning.mixup.group = 12 * 2  # of one GPU there
+
+    config.data.name = "ssv2"
+    config.data.num_clips = facts.num_clips["train"]
+    config.data.batch_size = 384 * 2
+
+    config.schedule.num_epochs = 40
+    config.optimizer.layer_decay = 0.7
+
+    config.evals.test.data.segments = 2
+    return config
