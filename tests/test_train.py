@@ -5,6 +5,7 @@ Kills are in test_chaos.py.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -180,6 +181,7 @@ def test_the_newest_checkpoint_is_measured_as_the_run_measured_it(finished):
 def test_a_run_may_start_from_the_encoder_of_another(finished):
     workdir, _ = finished
     config = tiny_config(**{"init.checkpoint": str(workdir), "seed": 1})
+    config.init.parts = ("encoder",)
     task = make_task(config)
     steps = assembly.make_steps(config, task, num_records=21)
     params = named_leaves(loop.fresh_state(config, task, steps)[0].params)
@@ -187,6 +189,9 @@ def test_a_run_may_start_from_the_encoder_of_another(finished):
     kernel = "encoder/intermediate/kernel"
     np.testing.assert_array_equal(params[kernel], trained[kernel])
     assert not np.array_equal(params["decoder_head/kernel"], trained["decoder_head/kernel"])
+    config.init.parts = None  # pre-training goes on: with the decoder
+    params = named_leaves(loop.fresh_state(config, task, steps)[0].params)
+    np.testing.assert_array_equal(params["decoder_head/kernel"], trained["decoder_head/kernel"])
 
 
 @pytest.mark.parametrize(
@@ -330,16 +335,24 @@ def test_a_bad_held_out_clip_ends_the_run_unless_it_may_be_left_out():
 
 def test_what_an_evaluator_opens_does_not_change_the_run(monkeypatch):
     opened = []
-    monkeypatch.setattr(loop, "open_held_out", lambda config, *_: opened.append(config.data))
+
+    @contextlib.contextmanager
+    def open_held_out(config, *_):
+        opened.append(config.data)
+        yield types.SimpleNamespace(source=None)
+
+    monkeypatch.setattr(loop, "open_held_out", open_held_out)
+    task = types.SimpleNamespace(check_data=lambda *_: None)
     config, steps = tiny_config(), types.SimpleNamespace(model_config=None)
     before = config.to_dict()
-    context = loop.make_context(config, None, steps, None, {}, None)
-    context.open_samples({"segments": 5, "options": {"segment_frames": 9}}, "held_out")
+    context = loop.make_context(config, task, steps, None, None)
+    with context.open_samples({"segments": 5, "options": {"segment_frames": 9}}, "held_out"):
+        pass
     assert (opened[0].segments, opened[0].options.segment_frames) == (5, 9)
     assert opened[0].batch_size == config.data.batch_size
     assert config.to_dict() == before
     with pytest.raises(SettingError, match=r"'segmets'.*section data.*'segments'"):
-        context.open_samples({"segmets": 5}, "held_out")
+        context.open_samples({"segmets": 5}, "held_out").__enter__()
 
 
 def test_a_step_that_is_too_large_is_a_setting_to_change():

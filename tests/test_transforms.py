@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from painted_source import PaintedSource
 
-from vmae_jax.data import clip_maker, transforms
+from vmae_jax.data import samplers, transforms
 from vmae_jax.data.clip_maker import ClipMaker
 from vmae_jax.data.sample_numbers import sample_rng
 from vmae_jax.data.video.augment import fit_into, resized_crop, sample_resized_crop_box
@@ -72,7 +72,7 @@ def test_without_a_policy_all_repetitions_share_a_canvas():
 @pytest.mark.parametrize(("num_segments", "num_crops"), [(1, 1), (2, 3), (5, 2)])
 def test_views_are_ordered_clip_by_clip(num_segments, num_crops):
     frames = noise(num_segments * 4, 20, 36, 3)
-    made = apply(transforms.test_views((16, 16), num_segments, num_crops), frames)
+    made = apply(transforms.view_clips((16, 16), num_segments, num_crops), frames)
     assert made["video"].shape == (num_segments * num_crops, 4, 16, 16, 3)
     for s in range(num_segments):
         crops = view_crops(frames[4 * s : 4 * s + 4], (16, 16), num_crops)
@@ -84,25 +84,25 @@ def test_clip_makers_of_fine_tuning_validation_and_testing():
     source = PaintedSource(3, num_frames=100, height=16, width=40)  # green tells the frame
     train = ClipMaker(
         source,
-        clip_maker.fine_tuning_frames(4, 2, "dense"),
-        clip_maker.augmented_clips((16, 16), 2, policy=None, **RANGES),
+        samplers.fine_tuning_frames(4, 2, "dense"),
+        transforms.augmented_clips((16, 16), 2, policy=None, **RANGES),
     )
     made = pickle.loads(pickle.dumps(train))(1, 0, 7)["video"]
-    expected = clip_maker.fine_tuning_frames(4, 2, "dense")
+    expected = samplers.fine_tuning_frames(4, 2, "dense")
     with source.open(1) as reader:
         expected = expected(reader, sample_rng(0, 7))
     assert made[:, :, 8, 8, 1].tolist() == [expected.tolist()] * 2
     assert not np.array_equal(made[0], made[1])  # blue tells the column
 
     held_out = ClipMaker(
-        source, clip_maker.validation_frames(4, 2, "tsn"), clip_maker.test_views((16, 16), 1, 1)
+        source, samplers.validation_frames(4, 2, "tsn"), transforms.view_clips((16, 16), 1, 1)
     )
     made = held_out(1, 0, 7)["video"]
     assert made[0, :, 0, 0, 1].tolist() == [12, 37, 62, 87]
     assert (made[0, :, 0, 0, 2] == 5 * 12).all()
 
     test = ClipMaker(
-        source, clip_maker.view_frames(4, 2, "dense", 5), clip_maker.test_views((16, 16), 5, 3)
+        source, samplers.view_frames(4, 2, "dense", 5), transforms.view_clips((16, 16), 5, 3)
     )
     made = test(1, 0, 7)["video"]
     # 50 strided, 46 free: starts int(k * 11.5) of them; columns 0, 12, 24
@@ -128,4 +128,4 @@ def test_what_cannot_work_is_named(options, message):
 @pytest.mark.parametrize(("numbers", "name"), [((0, 3), "num_segments"), ((5, 0), "num_crops")])
 def test_no_views_are_refused(numbers, name):
     with pytest.raises(SettingError, match=f"{name}=0 must be at least 1 view"):
-        transforms.test_views((16, 16), *numbers)
+        transforms.view_clips((16, 16), *numbers)

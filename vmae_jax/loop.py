@@ -176,7 +176,7 @@ def make_context(
             task.check_data(training, samples.source, steps.model_config)
             yield samples
 
-    return Context(config, task, steps, None, open_other, {}, workdir)
+    return Context(config, task, steps, None, {}, workdir, open_samples=open_other)
 
 
 def _log_evaluation(

@@ -25,24 +25,24 @@ class Context(NamedTuple):
       task: of it.
       steps: its compiled functions.
       samples: the held-out ones; None if no evaluator of the run visits them.
-      open_samples: (what differs from the section data, split) -> a context manager of held-out
-        samples by themselves.
       frozen: parameters that are not trained.
       workdir: where pictures may be left; None: nowhere.
       metrics_file: of the run so far, on this machine; None in processes that do not write, and
         where a checkpoint is evaluated alone.
       name: of the evaluator's section in `config.evals`.
+      open_samples: (what differs from the section data, split) -> a context manager of held-out
+        samples by themselves.
     """
 
     config: Any
     task: Task
     steps: Steps
     samples: HeldOutSamples | None
-    open_samples: Callable[[Mapping[str, Any], str], AbstractContextManager[HeldOutSamples]]
     frozen: dict[str, Any]
     workdir: str | None = None
     metrics_file: str | None = None
     name: str = ""
+    open_samples: Callable[[Mapping, str], AbstractContextManager[HeldOutSamples]] | None = None
 
 
 class Evaluator(abc.ABC):
