@@ -30,7 +30,6 @@ from vmae_jax import assembly, config_file
 from vmae_jax.plan import program
 from vmae_jax.plan.collectives import Array, Collective, find
 from vmae_jax.sharding import AXES, STACKS
-from vmae_jax.tasks import make_task
 from vmae_jax.weights import layouts
 
 CLASSES = ("gradients", "parameters", "scalars", "activations", "other")
@@ -83,8 +82,7 @@ def of_program(
 
 def parameter_shapes(path: str, overrides: Sequence[str]) -> dict[str, tuple[int, ...]]:
     """path -> shape of each parameter that a configuration trains; nothing is allocated."""
-    config = config_file.load(path, overrides)
-    config = assembly.make_model_config(config, make_task(config))
+    config = assembly.make_model_config(config_file.load(path, overrides))
     model = nnx.eval_shape(lambda: vmae_jax.VideoMAEForPreTraining(config))
     return {name: x.shape for name, x in layouts.parameters(model.core).items()}
 

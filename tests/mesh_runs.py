@@ -101,7 +101,7 @@ def run(videos, num_devices: int, **changes) -> dict:
 
 def gradient_memory() -> int:
     """Bytes that a device needs besides its arguments for the gradient of a stack over fsdp 4."""
-    model_config = assembly.make_model_config(make_config(), make_task(make_config()))
+    model_config = assembly.make_model_config(make_config())
     compute = Compute(dtype="bfloat16")
     depth = 8
 

@@ -104,7 +104,7 @@ def test_batches_groups_and_views_are_the_published_ones(name, row):
 def test_the_model_is_the_published_one(name, row):
     config = load(name)
     task = make_task(config)
-    model = assembly.make_model_config(config, task)
+    model = assembly.make_model_config(config)
     assert isinstance(task, FineTuning)
     assert (model.hidden_size, model.num_frames, model.num_labels) == (
         row.width, row.frames, row.num_labels,
@@ -118,7 +118,7 @@ def test_the_model_is_the_published_one(name, row):
 def test_layers_have_the_published_rates(name, row):
     """Block k of L has d^(L - k), patches d^(L + 1), the rest 1."""
     config = load(name)
-    model = assembly.make_model_config(config, make_task(config))
+    model = assembly.make_model_config(config)
     depth, decay = model.num_hidden_layers, row.layer_decay
     shape = jax.ShapeDtypeStruct((depth, 3), "float32")
     params = {

@@ -12,7 +12,6 @@ from typing import NamedTuple
 import pytest
 
 from vmae_jax import assembly
-from vmae_jax.tasks import make_task
 
 
 class Row(NamedTuple):
@@ -78,7 +77,7 @@ def test_the_optimizer_is_the_published_one(name, row):
 @recipes
 def test_the_model_is_the_published_one(name, row):
     config = load(name)
-    model = assembly.make_model_config(config, make_task(config))
+    model = assembly.make_model_config(config)
     assert (model.hidden_size, model.decoder_num_hidden_layers) == (row.width, row.decoder_depth)
     assert (model.num_frames, model.frame_size, model.grid) == (16, (224, 224), (8, 14, 14))
     assert not model.use_mean_pooling

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 from flax import nnx
@@ -21,6 +21,9 @@ from vmae_jax.errors import SettingError
 from vmae_jax.tasks.task import Task
 from vmae_jax.trainable import select, trained_layers
 from vmae_jax.vit import Compute, resolve_attention
+
+if TYPE_CHECKING:
+    from vmae_jax.data.sources.video_source import VideoSource
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +84,7 @@ def make_steps(
       task: of the configuration, see `tasks.make_task`.
       num_records: training records of the data set, which make an epoch unless
         `config.data.num_clips` says how many do; None if the data set was not opened.
-      class_names: as of `make_model_config`.
+      class_names: as of `make_model_config`, see `classes_of`.
       devices: of the mesh; all that there are by default. They may be descriptions, to compile for
         a machine that is not there.
       slices: as of `sharding.make_mesh`.
@@ -90,7 +93,7 @@ def make_steps(
         configuration.
     """
     devices = jax.devices() if devices is None else list(devices)
-    model_config = make_model_config(config, task, class_names)
+    model_config = make_model_config(config, class_names)
     compute, attention = resolve_attention(
         Compute(**config.compute),
         model_config,
@@ -185,33 +188,32 @@ def _checked_decay(ema_decay: float | None) -> float | None:
     return ema_decay
 
 
-def make_model_config(config: Any, task: Task, class_names: Sequence[str] = ()) -> VideoMAEConfig:
-    """The published size, with the fields that the run's configuration sets otherwise.
+def classes_of(task: Task, source: VideoSource) -> Sequence[str]:
+    """The names of the classes that a run learns: none if its model has no classifier."""
+    return source.class_names if "classifier" in task.parts else ()
 
-    A classifier has as many classes as the configuration says, or the data set names, and takes
-    their names along.
+
+def make_model_config(config: Any, class_names: Sequence[str] = ()) -> VideoMAEConfig:
+    """The published size, with the fields that the run's configuration sets otherwise.
 
     Args:
       config: of the run.
-      task: of it.
-      class_names: of the data set, by number; () if it names none, or was not opened.
+      class_names: of its classifier, by number; () if there is none, or nobody names its classes.
     Raises:
       SettingError: for values that cannot work; if the number of classes is not that of the names.
     """
     changes = {name: value for name, value in config.model.items() if value is not None}
-    if "classifier" in task.parts:
+    if class_names:
         changes |= _classes(changes.get("num_labels"), class_names)
     return VideoMAEConfig.from_size(changes.pop("size"), **changes)
 
 
 def _classes(num_labels: int | None, names: Sequence[str]) -> dict[str, Any]:
-    if names and num_labels not in (None, len(names)):
+    if num_labels not in (None, len(names)):
         raise SettingError(
             f"model.num_labels={num_labels}, and the data set names {len(names)} classes "
             f"({', '.join(names[:3])}, ...); leave it out, or correct the data set."
         )
-    if not names:
-        return {}
     return {"num_labels": len(names), "id2label": dict(enumerate(names))}
 
 

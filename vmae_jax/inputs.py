@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from vmae_jax.assembly import make_model_config
+from vmae_jax.assembly import classes_of, make_model_config
 from vmae_jax.config import VideoMAEConfig
 from vmae_jax.data.bad_clips import BadClips
 from vmae_jax.data.datasets import make_source
@@ -36,7 +36,7 @@ def open_samples(
     listed = None if workdir is None else bad_clips_file(workdir, jax.process_index())
     with contextlib.ExitStack() as ending:
         source = open_source(config, task, "train")
-        model = make_model_config(config, task, source.class_names)
+        model = make_model_config(config, classes_of(task, source))
         held_out_source = open_source(config, task, "held_out") if evaluates else None
         task.check_data(source, held_out_source, model)
         training = TrainingSamples(

@@ -191,7 +191,7 @@ def _log_evaluation(
 def make_run_steps(config: ConfigDict, task: Task, source: VideoSource) -> Steps:
     """The steps of a run whose data set is open."""
     return assembly.make_steps(
-        config, task, num_records=len(source), class_names=source.class_names
+        config, task, num_records=len(source), class_names=assembly.classes_of(task, source)
     )
 
 

@@ -93,7 +93,7 @@ def facts(config: Any, machine: chips.Topology) -> tuple[dict[str, Any], str]:
 
     pretended: dict[str, Any] = {}
     if machine.device.platform == "gpu":  # whose kernels compile on GPUs only
-        model = assembly.make_model_config(config, make_task(config))
+        model = assembly.make_model_config(config)
         compute, _ = resolve_attention(Compute(**config.compute), model, "gpu")
         pretended["attention"] = compute.attention
         config.compute.attention = "xla"
