@@ -58,7 +58,6 @@ def get_config():
     config.optimizer.betas = (0.9, 0.98)
     config.optimizer.layer_decay = None
 
-    config.run.log_every_steps = 50
     config.run.save_every_steps = 250
     config.evals.held_out.every_steps = 250
     config.evals.test.data.segments = 2
