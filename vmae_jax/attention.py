@@ -1,8 +1,8 @@
-"""Scaled dot-product attention over all tokens, by XLA or by a fused kernel, and which to take.
+"""Scaled dot-product attention over all tokens: the ways to compute it, and which to take.
 
-XLA writes the [heads, N, N] scores to memory; cuDNN's kernel (NVIDIA) and splash (the TPU kernel
-that comes with JAX) never do, which is most of a decoder's memory. All three compute the same, up
-to rounding. The platform is always an argument or told by JAX, never looked up while a model is
+XLA writes the [heads, N, N] scores to memory; cuDNN's kernel (NVIDIA), splash (the TPU kernel that
+comes with JAX) and blocks of queries (anywhere) never do, which is most of a decoder's memory. All
+compute the same, up to rounding. The platform is always an argument or told by JAX, never looked up while a model is
 put together: a program for a TPU can be compiled where there is none.
 """
 
@@ -19,18 +19,19 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import AxisType, PartitionSpec
 
 from vmae_jax import sharding
+from vmae_jax.blockwise_attention import blockwise_attention
 from vmae_jax.errors import SettingError
 
-IMPLEMENTATIONS = ("auto", "xla", "cudnn", "splash")
+IMPLEMENTATIONS = ("auto", "xla", "blockwise", "cudnn", "splash")
 # what a fused kernel runs on, computes in, and takes as head_dim: multiples of 8 up to a limit
 FUSED = {
     "cudnn": ("gpu", ("bfloat16", "float16"), 128),
     "splash": ("tpu", ("bfloat16",), 128),
 }
 OUTPUT_NAME = "attention_output"  # what rematerialisation may keep, so that no kernel runs twice
-# Shorter sequences go to XLA: their padding costs more than their scores. ViT-B's encoder, 64 clips
-# of 160 visible tokens on a v5e: 1.60 GiB by XLA, 1.97 by splash (the TPU compiler's report).
-SPLASH_MIN_TOKENS = 512
+# Shorter sequences go to XLA. Splash pads them, which costs more than their scores: ViT-B's encoder,
+# 64 clips of 160 visible tokens on a v5e: 1.60 GiB by XLA, 1.97 by splash (the TPU compiler's report).
+MIN_TOKENS = {"blockwise": 512, "splash": 512}
 SPLASH_LANES = 128  # block lengths are multiples of it
 SPLASH_MAX_KEYS = 2048  # of one block; two blocks of 3200 exceed the 16 MiB of VMEM backwards
 SPLASH_MAX_SCORES = 2**20  # of one block, fp32
@@ -58,7 +59,8 @@ def choose(name: str, *, platform: str, dtype, head_dims: Iterable[int] = ()) ->
     """What `name` stands for where the model will run.
 
     Args:
-      name: in IMPLEMENTATIONS. "auto" is the platform's fused kernel if it can be used, else "xla".
+      name: in IMPLEMENTATIONS. "auto" is the platform's fused kernel if it can be used, else
+        "blockwise".
       platform: "cpu", "gpu" (NVIDIA), "tpu"; need not be this process's own.
       dtype: of q, k and v.
       head_dims: of each stack of the model.
@@ -73,14 +75,17 @@ def choose(name: str, *, platform: str, dtype, head_dims: Iterable[int] = ()) ->
         problem = f"there is no fused kernel for platform {platform!r}"
         for kernel in kernels:
             if not (problem := _problem(kernel, platform, dtype, head_dims)):
-                shorter = f"; shorter than {SPLASH_MIN_TOKENS} tokens: xla" * (kernel == "splash")
-                return Choice(kernel, f"{platform.upper()}, {dtype}{shorter}")
-        return Choice("xla", problem)
-    if name != "xla" and (problem := _problem(name, platform, dtype, head_dims)):
+                return Choice(kernel, f"{platform.upper()}, {dtype}{_but_short(kernel)}")
+        return Choice("blockwise", f"{problem}{_but_short('blockwise')}")
+    if name in FUSED and (problem := _problem(name, platform, dtype, head_dims)):
         raise SettingError(
             f"attention={name!r} cannot be used: {problem}; set attention='auto' or 'xla'."
         )
     return Choice(name, "as configured")
+
+
+def _but_short(name: str) -> str:
+    return f"; shorter than {MIN_TOKENS[name]} tokens: xla" if name in MIN_TOKENS else ""
 
 
 def _problem(kernel: str, platform: str, dtype: str, head_dims: Iterable[int]) -> str:
@@ -101,14 +106,14 @@ def dot_product_attention(
 ) -> jax.Array:
     """softmax(q·kᵀ / sqrt(head_dim))·v, every token seeing every other.
 
-    Under a mesh (`jax.set_mesh`) splash runs once per device: XLA cannot split a Pallas call, so
-    the batch is split over the axes "data" and "fsdp" and the heads over "tensor", where the mesh
-    has them. What remat="attention" keeps bears OUTPUT_NAME.
+    Under a mesh (`jax.set_mesh`) splash and blockwise run once per device: XLA cannot split a
+    Pallas call, nor a loop over clips, so the batch is split over the axes "data" and "fsdp" and
+    the heads over "tensor", where the mesh has them. What remat="attention" keeps bears OUTPUT_NAME.
 
     Args:
       q, k, v: [B, N, heads, head_dim], of one dtype.
       implementation: "auto" decides for JAX's default backend; any other name is taken at its word,
-        except that splash leaves sequences shorter than SPLASH_MIN_TOKENS to XLA.
+        except that sequences shorter than its MIN_TOKENS are left to XLA.
       interpret: emulate splash on any device; very slow.
     Returns:
       [B, N, heads, head_dim] in q's dtype; the softmax is fp32.
@@ -119,10 +124,14 @@ def dot_product_attention(
         implementation, _ = choose(
             "auto", platform=this_platform(), dtype=q.dtype, head_dims=q.shape[3:]
         )
-    if implementation == "splash" and q.shape[1] < SPLASH_MIN_TOKENS:
+    if q.shape[1] < MIN_TOKENS.get(implementation, 0):
         implementation = "xla"
     if implementation == "splash":
         return _on_each_device(functools.partial(_splash, interpret), q, k, v)
+    if implementation == "blockwise":
+        return _on_each_device(
+            functools.partial(blockwise_attention, output_name=OUTPUT_NAME), q, k, v
+        )
     if implementation not in IMPLEMENTATIONS:
         raise SettingError(
             f"attention={implementation!r} is unknown; choose from {IMPLEMENTATIONS}."

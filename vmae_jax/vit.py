@@ -43,8 +43,8 @@ class Compute:
       param_dtype: in which parameters are stored (and gradients come back).
       precision: of fp32 matrix products: "highest" is full fp32 on every device, "default" lets a
         GPU use TF32 and a TPU bf16. Without effect on bf16.
-      attention: "xla" runs anywhere; "cudnn" is the fused kernel of NVIDIA GPUs (bf16 or fp16),
-        "splash" that of TPUs (bf16). "auto" takes the best of JAX's default backend each time the
+      attention: "xla" and "blockwise", which never holds all scores, run anywhere; "cudnn" is the
+        fused kernel of NVIDIA GPUs (bf16 or fp16), "splash" that of TPUs (bf16). "auto" takes the best of JAX's default backend each time the
         model is traced; `resolve_attention` decides once, and for any platform.
       remat: what the backward pass computes again instead of keeping: "none", "attention" (all of a
         block but the attention's output), "full" (the whole block).
@@ -57,7 +57,7 @@ class Compute:
     dtype: jnp.dtype = jnp.float32
     param_dtype: jnp.dtype = jnp.float32
     precision: str = "highest"
-    attention: str = "xla"
+    attention: str = "auto"
     remat: str = "none"
     unroll: bool = False
     trained: tuple[tuple[str, int], ...] | None = None

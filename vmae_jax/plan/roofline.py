@@ -24,13 +24,13 @@ def step_flops(
 ) -> int:
     """FLOPs of a clip in a training step: forward, its gradients, and what is computed again.
 
-    A fused attention kernel keeps no scores: its backward pass begins with computing them.
+    Attention that keeps no scores computes them again as its backward pass begins.
 
     Args:
       forward: products, of `Work.all_products`.
       remat: as of `vit.Compute`.
       unit: to which sides are padded.
-      fused: whether attention is a fused kernel.
+      fused: whether attention is a fused kernel, or in blocks: all but "xla".
     """
     total = 0
     for x in forward:
@@ -126,8 +126,8 @@ def estimate(facts: Mapping[str, Any], chip: Chip, num_chips: int) -> dict[str, 
         return None
     work = Work.from_dict(facts["work"])
     least = work.flops()
-    fused = facts["attention"] in ("splash", "cudnn")
-    done = step_flops(work.all_products(), facts["remat"], chip.unit, fused=fused)
+    keeps_scores = facts["attention"] == "xla"
+    done = step_flops(work.all_products(), facts["remat"], chip.unit, fused=not keeps_scores)
     clips = facts["clips_per_device"] / facts["mesh"]["tensor"]
     peak = peak_flops(facts, chip) or chip.flops
     arithmetic = clips * done / peak
