@@ -5,8 +5,8 @@
     PYTHONPATH=. python benchmarks/bench.py --list           # what would be run
     PYTHONPATH=. python benchmarks/bench.py --render         # only the tables
 
-On a CPU: S and B at 16 x 224². On a GPU: B, L and H. The exit status is 1 if a benchmark failed or a
-goal is missed.
+On a CPU: S and B at 16 x 224². On a GPU: B, L and H. The exit status is 1 if a benchmark failed or
+a goal is missed.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ def results(benchmark: str) -> list[dict]:
         s = result["settings"]
         where = device_of(result)
         order = ("what", "source", "dtype", "batch", "threads")
-        return where, "SBLHg".index(s["size"][0]), [str(s.get(name, "")) for name in order]
+        return where, "SBLHg".index(s.get("size", "S")[0]), [str(s.get(name, "")) for name in order]
 
     return sorted(found, key=place)
 
@@ -261,10 +261,12 @@ def end_to_end_table() -> str:
     for result in results("end_to_end"):
         s = result["settings"]
         step = f"{s['size']}, batch {s['batch']}" if s["step"] == "real" else "sleep"
+        where = "{cores} cores, load {load_average}".format(**result["machine"])
         for name, x in result["sides"].items():
             rows.append(
                 [
                     step,
+                    where,
                     name,
                     f"{x['clips_per_s']:.3g}",
                     f"{x['wanted_clips_per_s']:.4g}",
@@ -274,7 +276,7 @@ def end_to_end_table() -> str:
                 ]
             )
     columns = ["loader", "clips/s", "wanted", "device waits", "CPU ms/clip", "cores needed"]
-    return table(["step", *columns], rows)
+    return table(["step", "on", *columns], rows)
 
 
 TABLES = {

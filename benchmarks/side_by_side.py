@@ -430,7 +430,8 @@ def finish(result: dict, args: argparse.Namespace) -> int:
 
 def device_of(result: dict) -> str:
     """Where the sides ran: "cpu", or the name of an accelerator."""
-    return next((x["device"] for x in result["sides"].values() if "device" in x), "cpu")
+    sides = result.get("sides", {}).values()
+    return next((x["device"] for x in sides if x.get("device", "none") != "none"), "cpu")
 
 
 def result_name(result: dict) -> str:

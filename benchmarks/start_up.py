@@ -28,7 +28,8 @@ def _pixels(config) -> np.ndarray:
     return np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
 
 
-def ours(path: str, since) -> list[float]:
+def ours(path: str, since) -> tuple[list[float], str]:
+    """The time at each of `STAGES`, and the device."""
     from vmae_jax import VideoMAEForVideoClassification
 
     stamps = [since()]
@@ -38,10 +39,13 @@ def ours(path: str, since) -> list[float]:
     for _ in range(2):
         np.asarray(model(pixels).logits)
         stamps.append(since())
-    return stamps
+    import jax
+
+    return stamps, jax.devices()[0].device_kind
 
 
-def transformers(path: str, since, compiled: bool) -> list[float]:
+def transformers(path: str, since, compiled: bool) -> tuple[list[float], str]:
+    """The same."""
     torch = side_by_side.import_torch()
     from transformers import VideoMAEForVideoClassification
 
@@ -57,7 +61,7 @@ def transformers(path: str, since, compiled: bool) -> list[float]:
         for _ in range(2):
             model(pixel_values=pixels.to(device)).logits.cpu()
             stamps.append(since())
-    return stamps
+    return stamps, "cpu" if device == "cpu" else torch.cuda.get_device_name()
 
 
 def answer(name: str, request: dict) -> dict:
@@ -67,12 +71,16 @@ def answer(name: str, request: dict) -> dict:
         return time.monotonic() - request["started"]
 
     path = request["path"]
-    stamps = ours(path, since) if name == "ours" else transformers(path, since, name == "compiled")
-    packages = ("jax", "jaxlib", "flax") if name == "ours" else ("torch", "transformers")
+    if name == "ours":
+        stamps, device = ours(path, since)
+        packages = ("jax", "jaxlib", "flax")
+    else:
+        stamps, device = transformers(path, since, compiled=name == "compiled")
+        packages = ("torch", "transformers")
     return {
         **dict(zip(STAGES, stamps, strict=True)),
         "peak_memory_bytes": side_by_side.peak_memory(),
-        "facts": {"versions": side_by_side.versions(*packages)},
+        "facts": {"device": device, "versions": side_by_side.versions(*packages)},
     }
 
 
