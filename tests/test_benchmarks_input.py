@@ -152,9 +152,9 @@ def test_end_to_end_finds_the_wait_for_slow_data(folder):
 
 
 def test_end_to_end_takes_a_real_step(folder):
-    tiny = {name: 16 for name in ("hidden_size", "decoder_hidden_size", "intermediate_size")}
-    tiny |= {name: 1 for name in ("num_hidden_layers", "decoder_num_hidden_layers")}
-    tiny |= {name: 1 for name in ("num_attention_heads", "decoder_num_attention_heads")}
+    tiny = dict.fromkeys(("hidden_size", "decoder_hidden_size", "intermediate_size"), 16)
+    tiny |= dict.fromkeys(("num_hidden_layers", "decoder_num_hidden_layers"), 1)
+    tiny |= dict.fromkeys(("num_attention_heads", "decoder_num_attention_heads"), 1)
     arguments = ["--step=real", "--size=S", "--batch=4", "--seconds=0.1", "--threads=1"]
     done = subprocess.run(
         [
