@@ -22,7 +22,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from train_step import Ours, command_line, machine, versions, write_json
+import training_step
+from side_by_side import DTYPES, RESULTS, command_line, machine, versions, write_json
 
 benchmark_input = importlib.import_module("input")  # beside this file
 
@@ -41,33 +42,18 @@ def fake_step(seconds: float) -> Callable[[dict], None]:
     return lambda arrays: time.sleep(seconds)
 
 
-def real_step(batch: int, size: str) -> Callable[[dict], None]:
-    """The compiled step on the device, one ahead of the host at most."""
-    import jax
-
-    from vmae_jax.config import VideoMAEConfig
-
-    config = VideoMAEConfig.from_size(size, use_mean_pooling=False)
-    side = Ours(
-        {
-            "config": config.to_dict(),
-            "batch": batch,
-            "dtype": "bfloat16",
-            "mask_ratio": 0.9,
-            "attention": "auto",
-            "remat": "none",
-            "unroll": False,
-        }
-    )
+def real_step(args: argparse.Namespace) -> tuple[Callable[[dict], None], str]:
+    """The compiled step on the device, one ahead of the host at most; and the device's name."""
+    side = training_step.Ours(training_step.settings_of(args, "pretraining"))
     losses = []
 
     def step(arrays: dict) -> None:
-        side.batch = jax.device_put(arrays, side.device)
+        side.batch = side.on_device(arrays)
         losses.append(side.step())
         if len(losses) > 1:
             losses.pop(0).block_until_ready()
 
-    return step
+    return step, side.device.device_kind
 
 
 def step_seconds(step: Callable[[dict], None], arrays: dict, count: int) -> float:
@@ -90,11 +76,11 @@ def measure(folder: Path, name: str, args: argparse.Namespace) -> dict:
         return {key: batch[key] for key in ("video", "boxes") if key in batch}
 
     if args.step == "real":
-        step = real_step(args.batch, args.size)
-        alone = step_seconds(step, arrays(), 20)
+        step, device = real_step(args)
+        alone = step_seconds(step, arrays(), 5)
     else:
         alone = args.step_ms / 1e3 * args.batch / 64
-        step = fake_step(alone)
+        step, device = fake_step(alone), "none"
     for _ in range(3):  # what was made ahead meanwhile
         step(arrays())
     cpu, start, steps = benchmark_input.cpu_seconds(), time.perf_counter(), 0
@@ -106,6 +92,7 @@ def measure(folder: Path, name: str, args: argparse.Namespace) -> dict:
     cpu_s = (benchmark_input.cpu_seconds() - cpu) / clips
     demand = args.batch / alone
     return {
+        "device": device,
         "steps": steps,
         "step_s": alone,
         "clips_per_s": clips / wall,
@@ -142,12 +129,16 @@ def parse_arguments() -> argparse.Namespace:
     add("--step", choices=["fake", "real"], default="fake")
     add("--step-ms", type=float, default=25, help="fake: of a step of 64 clips")
     add("--size", default="B", help="real: a row of vmae_jax.config.SIZES")
+    add("--model", type=json.loads, default={}, help="real: fields to set otherwise, in JSON")
+    add("--dtype", choices=DTYPES, default="bf16", help="real: of matrix products")
+    add("--mask-ratio", type=float, default=0.9, help="real")
     add("--batch", type=int, default=64, help="clips per step")
     add("--threads", type=int, default=len(os.sched_getaffinity(0)), help="that make clips")
     add("--seconds", type=float, default=15, help="of each loader")
     add("--videos", type=int, default=6)
     add("--folder", type=Path, help="for videos and prepared sets; default: temporary")
-    add("--output", type=Path, help="default: results/end_to_end_<cpu or gpu>.json")
+    training_step.add_arguments(parser)
+    add("--output", type=Path, help="default: results/end_to_end_<cpu, or real and device>.json")
     add("--child", choices=LOADERS, help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -164,7 +155,7 @@ def main() -> int:
             videos = helper.ask("make_videos", count=args.videos, seconds=10)
             helper.ask("prepare_sets")
         sides = {name: in_child(folder, name) for name in LOADERS}
-    shown = ("step", "step_ms", "size", "batch", "threads", "seconds")
+    shown = ("step", "step_ms", "size", "model", "dtype", "batch", "threads", "seconds")
     result = {
         "benchmark": "end_to_end",
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -176,9 +167,9 @@ def main() -> int:
         "sides": sides,
     }
     print_table(sides)
-    device = "gpu" if args.step == "real" else "cpu"
-    default = Path(__file__).parent / "results" / f"end_to_end_{device}.json"
-    write_json(result, args.output or default)
+    device = next(iter(sides.values()))["device"].lower().replace(" ", "-")
+    name = f"end_to_end_real_{device}" if args.step == "real" else "end_to_end_cpu"
+    write_json(result, args.output or RESULTS / f"{name}.json")
     return 0
 
 

@@ -19,7 +19,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from train_step import command_line, machine, versions, write_json
+from side_by_side import command_line, machine, versions, write_json
 
 ROOT = Path(__file__).parents[1]
 SINGLE_FRAME = ["--config.model.num_frames=1", "--config.model.tubelet_size=1"]

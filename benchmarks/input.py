@@ -31,7 +31,7 @@ from pathlib import Path
 
 import numpy as np
 from official_fine_tuning import OfficialFineTuning
-from train_step import command_line, machine, versions, write_json
+from side_by_side import command_line, machine, versions, write_json
 
 NUM_FRAMES, IMAGE_SIZE = 16, (224, 224)
 SEED = 0

@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 os.environ["JAX_PLATFORMS"] = "cpu"  # of this process, which compiles nothing
 
-from train_step import command_line, machine, versions, write_json
+from side_by_side import command_line, machine, versions, write_json
 
 from tests import collective_classes
 from vmae_jax.plan import chips, planning

@@ -22,7 +22,7 @@ import time
 import zlib
 from pathlib import Path
 
-from train_step import command_line, machine, versions, write_json
+from side_by_side import command_line, machine, versions, write_json
 
 MARGIN = 150 * 2**20  # bytes that reading may take beside the weights
 

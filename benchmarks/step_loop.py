@@ -22,7 +22,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from train_step import command_line, machine, versions, write_json
+from side_by_side import command_line, machine, versions, write_json
 
 from configs import demo
 from vmae_jax import assembly, loop

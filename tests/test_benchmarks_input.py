@@ -151,6 +151,35 @@ def test_end_to_end_finds_the_wait_for_slow_data(folder):
     assert shares[0] > 0.5 > shares[1]  # 0.1 ms and 0.2 s for 8 clips, which take some 25 ms
 
 
+def test_end_to_end_takes_a_real_step(folder):
+    tiny = dict.fromkeys(("hidden_size", "decoder_hidden_size", "intermediate_size"), 16)
+    tiny |= dict.fromkeys(("num_hidden_layers", "decoder_num_hidden_layers"), 1)
+    tiny |= dict.fromkeys(("num_attention_heads", "decoder_num_attention_heads"), 1)
+    arguments = ["--step=real", "--size=S", "--batch=4", "--seconds=0.1", "--threads=1"]
+    done = subprocess.run(
+        [
+            sys.executable,
+            BENCHMARKS / "end_to_end.py",
+            f"--folder={folder}",
+            f"--model={json.dumps(tiny)}",
+            "--child=prepared256_r4_canvas",
+            *arguments,
+        ],
+        env={
+            **os.environ,
+            "PYTHONPATH": str(BENCHMARKS.parent),
+            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # compiles faster
+        },
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["device"] == "cpu"
+    assert found["steps"] >= 3
+    assert found["step_s"] > 0
+
+
 @pytest.mark.parametrize("result", sorted((BENCHMARKS / "results").glob("*.json")), ids=str)
 def test_results_say_where_they_come_from(result):
     found = json.loads(result.read_text())
