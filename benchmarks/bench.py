@@ -63,7 +63,7 @@ def _for_gpu() -> list[str]:
     found = ["start_up.py --size B", "start_up.py --size B --source run"]
     found += ["compile.py --size B --dtype bf16 --batch 64"]
     for what in ("forward", "pipeline"):
-        found += [f"infer.py --size B --what {what} --batch {n} --attention auto" for n in (1, 16)]
+        found += [f"infer.py --size B --what {what} --batch {n}" for n in (1, 16)]
     found += ["train_step.py --size B --batch 64 --peer compiled --group 5 --steps 60"]
     found += ["finetune_step.py --size B --batch 16 --peer compiled --group 5 --steps 60"]
     found += [
