@@ -18,11 +18,13 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 BOUND = 1e-5  # of |ours - reference| / |reference|, for the loss and for each parameter's gradient
-SECONDS = 120  # in which a shape compiles and runs, on a slow and busy machine
+SECONDS = 300  # in which a shape compiles and runs, on a slow and busy machine
 _SUITES_OWN = ("XLA_FLAGS", "JAX_", "VMAE_")  # the beginnings of settings a child is not given
 _SINGLE, _MANY, _NUMBERS = (
     "single_label_classification", "multi_label_classification", "regression"
@@ -134,8 +136,13 @@ def sample(number: int) -> list[int]:
     return [i * len(SHAPES) // number for i in range(number)]
 
 
-def run(places: list[int]) -> dict[int, str]:
-    """What is wrong with each shape, "" for nothing; in children, as users would compile them."""
+def run(places: list[int], tell: Callable[..., None] = lambda *_: None) -> dict[int, str]:
+    """What is wrong with each shape, "" for nothing; in children, as users would compile them.
+
+    Args:
+      places: in `SHAPES`.
+      tell: is called with each place and what is wrong, as soon as that is known.
+    """
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith(_SUITES_OWN)
     }
@@ -146,14 +153,20 @@ def run(places: list[int]) -> dict[int, str]:
     found: dict[int, str] = {}
     while waiting := [place for place in places if place not in found]:
         command = [sys.executable, __file__, "--child", *map(str, waiting)]
-        child = subprocess.run(
-            command, env=environment, capture_output=True, text=True, check=False
-        )
-        found |= {int(place): what for place, what in map(json.loads, child.stdout.splitlines())}
+        with tempfile.TemporaryFile("w+") as said:
+            with subprocess.Popen(
+                command, env=environment, stdout=subprocess.PIPE, stderr=said, text=True
+            ) as child:
+                for place, what in map(json.loads, child.stdout):
+                    found[place] = what
+                    tell(place, what)
+            said.seek(0)
+            errors = said.read()
         if stopped := [place for place in waiting if place not in found]:
-            hung = "Timeout (" in child.stderr  # as faulthandler says it
+            hung = "Timeout (" in errors  # as faulthandler says it
             how = f"hangs for {SECONDS} s" if hung else f"ends its process ({child.returncode})"
-            found[stopped[0]] = f"{how}: {child.stderr[-2000:]}"
+            found[stopped[0]] = f"{how}: {errors[-2000:]}"
+            tell(stopped[0], found[stopped[0]])
     return found
 
 
@@ -320,7 +333,7 @@ def reference(
 
 
 def main() -> int:
-    """Prints what is wrong, and how many of how many are right."""
+    """Prints what became of each shape, and how many of how many are right."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sample", type=int, default=len(SHAPES), help="how many shapes")
     parser.add_argument("--child", type=int, nargs="+", help=argparse.SUPPRESS)
@@ -328,10 +341,12 @@ def main() -> int:
     if args.child:
         _work(args.child)
         return 0
-    found = run(sample(args.sample))
-    wrong = {place: what for place, what in found.items() if what}
-    for place, what in sorted(wrong.items()):
-        print(f"{place} ({SHAPES[place]}): {what}")
+
+    def tell(place: int, what: str) -> None:
+        print(f"{place} ({SHAPES[place]}): {what or 'ok'}", flush=True)
+
+    found = run(sample(args.sample), tell)
+    wrong = [place for place, what in found.items() if what]
     print(f"{len(found) - len(wrong)} of {len(found)}")
     return 1 if wrong else 0
 

@@ -24,13 +24,13 @@ def test_a_child_that_ends_early_is_told_and_the_rest_goes_on(monkeypatch):
                 sys.exit("no compiler today")
             print(json.dumps([place, ""]), flush=True)
     """
-    start = subprocess.run
+    start = subprocess.Popen
 
     def run(command, **options):
         places = command[command.index("--child") + 1 :]
         return start([sys.executable, "-c", script, *places], **options)
 
-    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(subprocess, "Popen", run)
     found = compiled_gradients.run([2, 5, 7])
     assert found[2] == found[7] == ""
     assert found[5] == "ends its process (1): no compiler today\n"
