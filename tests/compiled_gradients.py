@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 BOUND = 1e-5  # of |ours - reference| / |reference|, for the loss and for each parameter's gradient
-SECONDS = 300  # in which a shape compiles and runs, on a slow and busy machine
+SECONDS = 600  # in which a shape compiles and runs, on a slow and busy machine
 _SUITES_OWN = ("XLA_FLAGS", "JAX_", "VMAE_")  # the beginnings of settings a child is not given
 _SINGLE, _MANY, _NUMBERS = (
     "single_label_classification", "multi_label_classification", "regression"
@@ -132,8 +132,8 @@ SHAPES = [
 
 
 def sample(number: int) -> list[int]:
-    """So many places in the list, evenly spread."""
-    return [i * len(SHAPES) // number for i in range(number)]
+    """So many places in the list, evenly spread from the first to the last."""
+    return [i * (len(SHAPES) - 1) // max(1, number - 1) for i in range(number)]
 
 
 def run(places: list[int], tell: Callable[..., None] = lambda *_: None) -> dict[int, str]:
