@@ -5,6 +5,7 @@
 # make test-all  runs all tests on each Python that is promised; before versions or flags change
 # make chaos  hurts tiny runs in all the ways of tests/chaos, and writes down what became of them
 # make bench  measures ours beside transformers, as this machine can, and renders benchmarks/README.md
+# make compiled-gradients  compiles tiny models of 50 odd shapes as users do; their gradients against torch's
 # make plan-table  compiles the train step of every model for TPU pods; no TPU needed, 20 to 90 minutes
 # make clean  removes the environments and what was built, never a run
 #
@@ -17,7 +18,8 @@ FINETUNE_WORKDIR ?= runs/finetune_demo
 PIP = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 VERSION = import sys; print("%d.%d" % sys.version_info[:2])
 
-.PHONY: demo finetune-demo test lint docs test-all chaos bench plan-table clean same-python
+.PHONY: demo finetune-demo test lint docs test-all chaos bench compiled-gradients plan-table clean \
+  same-python
 
 demo: $(VENV)/run.done
 	$(VENV)/bin/python train.py --config=configs/demo.py --workdir=$(WORKDIR)
@@ -45,6 +47,9 @@ chaos: $(VENV)/dev.done
 
 bench: $(VENV)/dev.done
 	PYTHONPATH=. $(VENV)/bin/python benchmarks/bench.py
+
+compiled-gradients: $(VENV)/dev.done
+	$(VENV)/bin/python tests/compiled_gradients.py
 
 plan-table: $(VENV)/dev.done
 	PYTHONPATH=. $(VENV)/bin/python benchmarks/plan_table.py

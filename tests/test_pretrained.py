@@ -309,7 +309,8 @@ def test_fine_tuning_from_an_official_file_lists_what_became_of_it(tmp_path, cap
     np.testing.assert_array_equal(found["fc_norm.weight"], np.ones(SMALL.width))
     fresh = layouts.parameters(CLASSIFIER(model.config, rngs=nnx.Rngs(3)).core)
     ours = layouts.parameters(model.core)
-    np.testing.assert_array_equal(ours["classifier/kernel"], fresh["classifier/kernel"])
+    # drawn in a compiled program, which may round otherwise
+    np.testing.assert_allclose(ours["classifier/kernel"], fresh["classifier/kernel"], rtol=1e-6)
 
 
 def test_other_class_counts_need_a_word_and_start_fresh(tmp_path, caplog):

@@ -10,10 +10,12 @@ does not fit costs nothing, and never half a model.
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 from flax import nnx
 
@@ -27,6 +29,7 @@ from vmae_jax.weights.tensors import some
 
 _LARGEST_SIZE = 2**31 - 1  # of a field; products of larger ones overflow in the shapes of arrays
 _NAMED = 12  # tensors in a message
+_ALIGNMENT = 64  # bytes; an array of JAX's on a CPU starts at a multiple
 # A class may lack these of a file: they belong to another class, or to the other kind of pooling.
 _MAY_BE_DROPPED = {
     "encoder_to_decoder",
@@ -206,10 +209,26 @@ def load(
     core = outline(stored, **parts, **changes)
     fit = compare(stored, core, ignore_mismatched_sizes=ignore_mismatched_sizes)
     values, report = read_values(stored, core, fit, decoder=decoder, classifier=classifier)
+    # they are nobody else's, so JAX may keep what it need not convert where it lies
+    mine = {path: x for path, x in values.items() if x.dtype == compute.param_dtype}
+    params = values | jax.device_put(mine, may_alias=True)
     if fit.fresh:
-        core = VideoMAE(core.config, **parts, rngs=rngs if rngs is not None else nnx.Rngs(0))
-    layouts.set_parameters(core, values)
+        params |= _draw(core, fit.fresh, parts, rngs if rngs is not None else nnx.Rngs(0))
+    layouts.set_parameters(core, params)
     return core, report
+
+
+def _draw(
+    core: VideoMAE, fresh: Collection[str], parts: Mapping[str, Any], rngs: nnx.Rngs
+) -> dict[str, jax.Array]:
+    """The parameters of the fresh parts by path, drawn as for a model that is all fresh."""
+
+    @nnx.jit  # so that the compiler leaves out the draws of all other parts
+    def draw(rngs: nnx.Rngs) -> dict[str, jax.Array]:
+        drawn = layouts.parameters(VideoMAE(core.config, **parts, rngs=rngs))
+        return {path: x for path, x in drawn.items() if path.split("/")[0] in fresh}
+
+    return draw(rngs)
 
 
 def read_values(
@@ -245,6 +264,8 @@ def _read(
         finite = np.isfinite(value)
         if not finite.all():
             not_finite.append(name)
+        if value.dtype == param_dtype:
+            return value
         with np.errstate(over="ignore"):
             overflows = finite & ~np.isfinite(value.astype(param_dtype))
         if overflows.any():
@@ -263,7 +284,7 @@ def _read(
     values = {}
     for row, layers, shape in fit.rows:
         per_layer = [row.transform.read([read(name) for name in names], shape) for names in layers]
-        values[row.path] = np.stack(per_layer) if layouts.is_stacked(row) else per_layer[0]
+        values[row.path] = _stack(per_layer) if layouts.is_stacked(row) else per_layer[0]
     notes = []
     if odd := sorted(dtypes - {"float32"}):
         notes.append(f"stored as {', '.join(odd)}, held as {np.dtype(param_dtype)}")
@@ -273,6 +294,15 @@ def _read(
             "outputs will not be finite"
         )
     return values, notes
+
+
+def _stack(layers: Sequence[np.ndarray]) -> np.ndarray:
+    """As `np.stack`, at an address from which JAX takes an array on a CPU without a copy."""
+    shape, dtype = (len(layers), *layers[0].shape), np.result_type(*layers)
+    num_bytes = math.prod(shape) * dtype.itemsize
+    room = np.empty(num_bytes + _ALIGNMENT, np.uint8)
+    start = -room.ctypes.data % _ALIGNMENT
+    return np.stack(layers, out=room[start : start + num_bytes].view(dtype).reshape(shape))
 
 
 def _report(stored: Stored, core: VideoMAE, fit: Fit) -> Iterator[str]:
