@@ -8,6 +8,11 @@ Theirs ran on 64 GPUs with 6 videos each.
 Published: 81.5 % top-1 and 95.1 % top-5 on Kinetics-400 (5 x 3 views); 80.9 % and
 94.7 % when the views' logits were averaged.
 
+Machines that hold it, and memory (`python -m vmae_jax plan`; remat: `--config.compute.remat`):
+v5e:4x8: data 32, remat attention, 24 clips a chip (768): 5.4 GiB
+v5p:2x2x4: data 16, remat none, 48 clips a chip (768): 57.4 GiB
+h200:8: data 8, remat none, 96 clips a GPU (768): 112.6 GiB, estimated
+
 Source: github.com/MCG-NJU/VideoMAE,
 scripts/kinetics/videomae_vit_base_patch16_224_tubemasking_ratio_0.9_epoch_1600/finetune.sh
 """

@@ -18,6 +18,7 @@ from vmae_jax.plan import chips
 
 ROOT = pathlib.Path(__file__).parents[1]
 RECIPES = sorted(path.stem for path in ROOT.glob("configs/pretrain_*.py"))
+FINE_TUNING = ["finetune_k400_b_1600", "finetune_k400_l"]
 LINE = re.compile(
     r"^(?P<machine>\w+:[\dx]+): (?P<mesh>data \d+(?:, (?:fsdp|tensor) \d+)*), "
     r"remat (?P<remat>\w+), (?P<clips>\d+) clips a (?:chip|GPU) \((?P<batch>\d+)\): "
@@ -43,17 +44,17 @@ def machines(name: str) -> list[re.Match]:
     return list(LINE.finditer(importlib.import_module(f"configs.{name}").__doc__))
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", [*RECIPES, *FINE_TUNING])
 def test_a_recipe_names_a_machine_of_each_kind(name):
     lines = machines(name)
     kinds = [line["machine"].partition(":")[0] for line in lines]
-    assert kinds == ["v5e", "v6e", "h200"]
+    assert kinds == ["v5e", "v5p" if name in FINE_TUNING else "v6e", "h200"]
     # no line that only looks like one
     text = importlib.import_module(f"configs.{name}").__doc__
     assert len(re.findall(r"GiB", text)) == len(lines)
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", [*RECIPES, *FINE_TUNING])
 def test_its_batch_and_mesh_work_out(name):
     config = importlib.import_module(f"configs.{name}").get_config()
     for line in machines(name):
