@@ -49,7 +49,7 @@ def settings_of(args, task: str) -> dict:
 def add_arguments(parser) -> None:
     """Of our side."""
     add = parser.add_argument
-    add("--attention", choices=["auto", "xla", "blockwise", "cudnn", "splash"], default="auto", help="ours")
+    add("--attention", default="auto", help="ours; as compute.attention")
     add("--remat", choices=["none", "attention", "full"], default="none", help="ours")
     add("--unroll", action="store_true", help="ours: no scan over the blocks")
 

@@ -2,8 +2,8 @@
 
 XLA writes the [heads, N, N] scores to memory; cuDNN's kernel (NVIDIA), splash (the TPU kernel that
 comes with JAX) and blocks of queries (anywhere) never do, which is most of a decoder's memory. All
-compute the same, up to rounding. The platform is always an argument or told by JAX, never looked up while a model is
-put together: a program for a TPU can be compiled where there is none.
+compute the same, up to rounding. The platform is always an argument or told by JAX, never looked up
+while a model is put together: a program for a TPU can be compiled where there is none.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ FUSED = {
     "splash": ("tpu", ("bfloat16",), 128),
 }
 OUTPUT_NAME = "attention_output"  # what rematerialisation may keep, so that no kernel runs twice
-# Shorter sequences go to XLA. Splash pads them, which costs more than their scores: ViT-B's encoder,
-# 64 clips of 160 visible tokens on a v5e: 1.60 GiB by XLA, 1.97 by splash (the TPU compiler's report).
+# Shorter sequences go to XLA. Splash pads them, which costs more than their scores: ViT-B's
+# encoder, 64 clips of 160 visible tokens on a v5e: 1.60 GiB by XLA, 1.97 by splash (the TPU
+# compiler's report).
 MIN_TOKENS = {"blockwise": 512, "splash": 512}
 SPLASH_LANES = 128  # block lengths are multiples of it
 SPLASH_MAX_KEYS = 2048  # of one block; two blocks of 3200 exceed the 16 MiB of VMEM backwards
@@ -108,7 +109,8 @@ def dot_product_attention(
 
     Under a mesh (`jax.set_mesh`) splash and blockwise run once per device: XLA cannot split a
     Pallas call, nor a loop over clips, so the batch is split over the axes "data" and "fsdp" and
-    the heads over "tensor", where the mesh has them. What remat="attention" keeps bears OUTPUT_NAME.
+    the heads over "tensor", where the mesh has them. What remat="attention" keeps bears
+    OUTPUT_NAME.
 
     Args:
       q, k, v: [B, N, heads, head_dim], of one dtype.

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-# Scores of 392 queries and 1568 keys take 2.4 MB in fp32. 112 to 784 queries are equally fast there.
+# Scores of 392 queries and 1568 keys take 2.4 MB in fp32; 112 to 784 queries are equally fast.
 MAX_QUERIES = 392
 
 
@@ -49,11 +49,12 @@ class _How(NamedTuple):
 def blockwise_attention(q: jax.Array, k: jax.Array, v: jax.Array, output_name: str) -> jax.Array:
     """softmax(q·kᵀ / sqrt(head_dim))·v, every token seeing every other; the softmax is fp32.
 
-    Products are of q's dtype with fp32 sums; on CPUs, which have no others, of fp32. It has a gradient of its own, so that forward-mode derivatives (`jax.jvp`) are refused by JAX.
+    Products are of q's dtype with fp32 sums; on CPUs, which are slow at others, of fp32. It has a
+    gradient of its own, so that JAX refuses forward-mode derivatives (`jax.jvp`).
 
     Args:
       q, k, v: [B, N, heads, head_dim], of one dtype.
-      output_name: what the output and the sums are called for rematerialisation (`checkpoint_name`).
+      output_name: what rematerialisation may keep is called (`checkpoint_name`).
     Returns:
       [B, N, heads, head_dim] in q's dtype.
     """

@@ -44,8 +44,9 @@ class Compute:
       precision: of fp32 matrix products: "highest" is full fp32 on every device, "default" lets a
         GPU use TF32 and a TPU bf16. Without effect on bf16.
       attention: "xla" and "blockwise", which never holds all scores, run anywhere; "cudnn" is the
-        fused kernel of NVIDIA GPUs (bf16 or fp16), "splash" that of TPUs (bf16). "auto" takes the best of JAX's default backend each time the
-        model is traced; `resolve_attention` decides once, and for any platform.
+        fused kernel of NVIDIA GPUs (bf16 or fp16), "splash" that of TPUs (bf16). "auto" takes the
+        best of JAX's default backend each time the model is traced; `resolve_attention` decides
+        once, and for any platform.
       remat: what the backward pass computes again instead of keeping: "none", "attention" (all of a
         block but the attention's output), "full" (the whole block).
       unroll: run the blocks as a Python loop would (for counting FLOPs); compiles slowly.
