@@ -263,8 +263,11 @@ def test_files_of_another_class_load_and_the_log_tells_what_is_missing(
     ours, stored = (layouts.parameters(m.core) for m in (loaded, model))
     fresh = layouts.parameters(getattr(vmae_jax, target)(loaded.config, rngs=nnx.Rngs(1)).core)
     for path, value in ours.items():
-        source_of_value = stored if path.split("/")[0] not in ("fc_norm", "classifier") else fresh
-        np.testing.assert_array_equal(value, source_of_value[path], err_msg=path)
+        if path.split("/")[0] in ("fc_norm", "classifier"):
+            # drawn in a compiled program, which may round otherwise
+            np.testing.assert_allclose(value, fresh[path], rtol=1e-6, err_msg=path)
+        else:
+            np.testing.assert_array_equal(value, stored[path], err_msg=path)
     assert loaded.config == model.config.replace(**options, extra=loaded.config.extra)
 
 
