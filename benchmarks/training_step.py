@@ -132,9 +132,12 @@ class Ours:
 
     def compile(self) -> None:
         """Compiles the step for the batch, before the first step would."""
+        from vmae_jax import host_memory
+
         with self.jax.set_mesh(self.steps.mesh):
             lowered = self.steps.train.lower(self.state, self.batch, self.frozen)
             self.compiled = lowered.compile()
+        host_memory.give_back_freed_pieces()  # as `running.compilation.compile_step` does
 
     def step(self):
         """The loss, not yet computed."""

@@ -291,6 +291,31 @@ def test_activation_matches_the_one_of_that_name_in_transformers(name):
     np.testing.assert_allclose(ACTIVATIONS[name](jnp.asarray(x)), expected, rtol=1e-6, atol=2e-6)
 
 
+@pytest.mark.parametrize("name", sorted(ACTIVATIONS))
+def test_slope_of_an_activation_matches_the_one_of_that_name_in_transformers(name):
+    # not at a corner, where conventions differ; both directions of differentiation
+    x = np.linspace(-11.97, 11.98, 400).astype(np.float32)
+    tensor = torch.tensor(x, requires_grad=True)
+    transformers.activations.ACT2FN[name](tensor).sum().backward()
+    reverse = jax.vmap(jax.grad(ACTIVATIONS[name]))(jnp.asarray(x))
+    _, forward = jax.jvp(ACTIVATIONS[name], [jnp.asarray(x)], [jnp.ones(400)])
+    for slope in (reverse, forward):
+        np.testing.assert_allclose(slope, tensor.grad, rtol=1e-5, atol=2e-5)
+
+
+def test_gelu_of_bfloat16_has_no_error_but_its_rounding():
+    x = jnp.linspace(-6, 6, 999).astype(jnp.bfloat16)
+    wide = torch.tensor(np.asarray(x, np.float32), requires_grad=True)
+    expected = torch.nn.functional.gelu(wide)
+    expected.sum().backward()
+    got, pull = jax.vjp(ACTIVATIONS["gelu"], x)
+    (slope,) = pull(jnp.ones_like(x))
+    for rounded, exact in ((got, expected), (slope, wide.grad)):
+        np.testing.assert_allclose(
+            np.asarray(rounded, np.float32), exact.detach().numpy(), rtol=2**-8, atol=1e-6
+        )
+
+
 EPSILONS = ("layer_norm_eps", "decoder_norm_eps", "fc_norm_eps")
 WIDTH = 32
 # LayerNorm: (class, its epsilon, the branch of a block through which it is seen)

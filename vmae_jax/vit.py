@@ -19,10 +19,12 @@ import numpy as np
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
-from vmae_jax import attention, randomness, sharding
+from vmae_jax import attention, host_memory, randomness, sharding
 from vmae_jax.activations import ACTIVATIONS
 from vmae_jax.config import VideoMAEConfig
 from vmae_jax.errors import SettingError
+
+host_memory.keep_freed_pieces()  # here, as whoever has a model imports this before JAX computes
 
 REMAT_POLICIES = {
     # parameters that were gathered for a layer are gathered again rather than kept

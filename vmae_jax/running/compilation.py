@@ -10,6 +10,7 @@ from typing import Any
 import jax
 from jax.experimental.compilation_cache import compilation_cache
 
+from vmae_jax import host_memory
 from vmae_jax.errors import SettingError
 from vmae_jax.files import storage
 
@@ -48,6 +49,7 @@ def compile_step(step: Any, *arguments: Any) -> None:
             "`python -m vmae_jax plan` says what fits. "
             f"The compiler: {str(error).strip().splitlines()[0]}"
         ) from error
+    host_memory.give_back_freed_pieces()
     logger.info(
         "compiled in %.0f s; a step takes %.2f GiB on each device",
         time.perf_counter() - started, memory.peak_memory_in_bytes / 2**30,
