@@ -7,9 +7,9 @@ as much as sight: held out are other moments of the same videos, 16 frames at a 
 stands still there was seen in training. So it shows every part at work, not what VideoMAE can do.
 
 The loss is the squared error of pixels in [0, 1]: 0.05 for the mean colour of all clips, where it
-stays for some 450 steps, and 0.024 to 0.027 in the end on held-out clips. There the prediction is
-2.7 and 2.8 dB better (in two runs) than linear interpolation of the same frame's visible pixels,
-which reaches 13.3 dB.
+stays for some 450 steps, and 0.023 to 0.027 in the end on held-out clips. There the prediction is
+2.7 to 3.2 dB better (in three runs, which rounding alone tells apart) than linear interpolation of
+the same frame's visible pixels, which reaches 13.3 dB.
 Scenes that hold still come out as coarse coloured mosaics of themselves; fast ones do not.
 """
 
