@@ -303,6 +303,13 @@ def test_slope_of_an_activation_matches_the_one_of_that_name_in_transformers(nam
         np.testing.assert_allclose(slope, tensor.grad, rtol=1e-5, atol=2e-5)
 
 
+def test_gelu_of_float64_is_computed_in_float64():
+    x = np.linspace(-6, 6, 99)
+    with jax.enable_x64(True):
+        got = np.asarray(ACTIVATIONS["gelu"](jnp.asarray(x)))
+    np.testing.assert_allclose(got, torch.nn.functional.gelu(torch.tensor(x)), rtol=0, atol=1e-14)
+
+
 def test_gelu_of_bfloat16_has_no_error_but_its_rounding():
     x = jnp.linspace(-6, 6, 999).astype(jnp.bfloat16)
     wide = torch.tensor(np.asarray(x, np.float32), requires_grad=True)

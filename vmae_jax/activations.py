@@ -14,23 +14,27 @@ import jax.numpy as jnp
 
 @jax.custom_jvp
 def gelu(x: jax.Array) -> jax.Array:
-    """x Φ(x) with the normal distribution's Φ by erf, in fp32 and rounded once, as torch has it.
+    """x Φ(x) with the normal distribution's Φ by erf, in fp32 or wider and rounded once, as in torch.
 
     Its derivative is written down, so that the backward pass keeps one array for it: left to JAX,
     `jax.nn.gelu` keeps three.
     """
-    wide = x.astype(jnp.float32)
+    wide = _widened(x)
     return (wide * _normal_cdf(wide)).astype(x.dtype)
 
 
 @gelu.defjvp
 def _gelu_jvp(primals, tangents):
     (x,), (tangent,) = primals, tangents
-    wide = x.astype(jnp.float32)
+    wide = _widened(x)
     cdf = _normal_cdf(wide)
     density = jnp.exp(-0.5 * jnp.square(wide)) / math.sqrt(2 * math.pi)
     slope = (cdf + wide * density).astype(x.dtype)
     return (wide * cdf).astype(x.dtype), slope * tangent
+
+
+def _widened(x: jax.Array) -> jax.Array:
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def _normal_cdf(x: jax.Array) -> jax.Array:
