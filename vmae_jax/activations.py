@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 @jax.custom_jvp
 def gelu(x: jax.Array) -> jax.Array:
-    """x Φ(x) with the normal distribution's Φ by erf, in fp32 or wider and rounded once, as in torch.
+    """x Φ(x), Φ of the normal distribution by erf, in fp32 or wider and rounded once, as in torch.
 
     Its derivative is written down, so that the backward pass keeps one array for it: left to JAX,
     `jax.nn.gelu` keeps three.
